@@ -1,0 +1,3 @@
+from plstm_graph.dag.line_graph import LineGraph
+
+__all__ = ["LineGraph"]
