@@ -1,0 +1,9 @@
+"""Data sets of the experiments: one file each, all loaded into :class:`GraphDataset`.
+
+A package of the checkout, not of the wheel. :func:`load` finds a data set by its name.
+"""
+
+from datasets.base import GraphDataset, data_root
+from datasets.registry import NAMES, load
+
+__all__ = ["NAMES", "GraphDataset", "data_root", "load"]

@@ -1,0 +1,67 @@
+"""What every data set of graphs with one target looks like, and where its files live."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+TASKS = ("regression", "binary")
+SPLITS = ("train", "valid", "test")
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of all data sets: ``root``, else PLSTM_DATA_ROOT, else a cache in the home."""
+    chosen = root or os.environ.get("PLSTM_DATA_ROOT") or Path.home() / ".cache" / "plstm_graph"
+    return Path(chosen).expanduser()
+
+
+@dataclass
+class GraphDataset:
+    """Graphs with one target each, and their split.
+
+    Args:
+        name: as given on the command line.
+        task: ``"regression"`` or ``"binary"`` (target 0 or 1).
+        graphs: each with ``x`` [N, F], ``edge_index`` [2, M], ``edge_attr`` [M, F'] or none, and
+            ``y`` [1] float32. ``x`` and ``edge_attr`` are integers (OGB's atom and bond features)
+            or both floats.
+        split: "train", "valid" and "test" with the rows of ``graphs``, disjoint.
+        notes: what a user should know of this load: bad rows, duplicates.
+        evaluator: the benchmark's own metric, (pred [B], target [B]) -> {name: value}, where
+            there is one.
+    """
+
+    name: str
+    task: str
+    graphs: list[Data]
+    split: dict[str, Tensor]
+    notes: list[str] = field(default_factory=list)
+    evaluator: Callable[[Tensor, Tensor], dict[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"expected task one of {', '.join(TASKS)}, got {self.task!r}")
+        if missing := [part for part in SPLITS if len(self.split.get(part, ())) == 0]:
+            raise ValueError(
+                f"expected molecules in every part of the split of {self.name}, got none in "
+                f"{', '.join(missing)} ({len(self.graphs)} in all); use more molecules"
+            )
+
+    @property
+    def molecular(self) -> bool:
+        """Whether the features are OGB's integers, to be embedded."""
+        return not self.graphs[0].x.is_floating_point()
+
+    def part(self, name: str, limit: int | None = None) -> list[Data]:
+        """The graphs of "train", "valid" or "test"; the first ``limit`` of them."""
+        return [self.graphs[i] for i in self.split[name][:limit].tolist()]
+
+    def targets(self, name: str) -> Tensor:
+        """[B] the targets of a part."""
+        return torch.cat([graph.y for graph in self.part(name)])

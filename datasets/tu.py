@@ -1,0 +1,35 @@
+"""MUTAG, NCI1, PROTEINS and PTC_FM of the TU collection, through PyG's ``TUDataset``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch_geometric.datasets import TUDataset
+
+from datasets.base import GraphDataset, data_root
+from datasets.splits import cross_validation_split
+
+NAMES = ("MUTAG", "NCI1", "PROTEINS", "PTC_FM")
+
+
+def load(name: str, root: str | Path | None = None, *, fold: int = 0) -> GraphDataset:
+    """One fold of a TU set; downloads it into ``root``/tu where it is not there yet.
+
+    Node labels come one-hot, with the continuous node attributes before them where the set has
+    any (PROTEINS); edge labels one-hot where there are any. The classes become 0 and 1.
+
+    Args:
+        name: one of :data:`NAMES`.
+        root: data root.
+        fold: fold of the cross-validation, see :func:`cross_validation_split`.
+    """
+    if name not in NAMES:
+        raise ValueError(f"expected one of {', '.join(NAMES)}, got {name!r}")
+    raw = TUDataset(str(data_root(root) / "tu"), name, use_node_attr=True)
+    graphs = []
+    for data in raw:
+        data.y = data.y.view(1).to(torch.float32)
+        graphs.append(data)
+    labels = torch.cat([graph.y for graph in graphs]).long()
+    return GraphDataset(name, "binary", graphs, cross_validation_split(labels, fold))
