@@ -1,0 +1,206 @@
+r"""Which columns of an ``edge_index`` are the edges of the DAG.
+
+A directed acyclic graph is kept exactly as it is. A symmetric graph (every undirected edge stored
+in both directions) is oriented by a *rank* of its nodes: of each pair of columns the one from the
+lower to the higher rank stays. An orientation is a way to rank:
+
+===============  =====================================================================
+``"auto"``       ``"index"``
+``"index"``      the node's index
+``"degree"``     the node's degree, so edges run from the rim to the hubs; then its index
+``"bfs"``        the distance from the lowest index in the component; then the index
+``"canonical"``  independent of how nodes are numbered (see the ``canonical`` module)
+``"random"``     a random permutation, new for each call
+a tensor [N]     the given ranks
+===============  =====================================================================
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plstm_graph.dag.canonical import canonical_rank, components
+from plstm_graph.dag.levels import csr, expand, find_cycle, longest_path_levels
+
+ORIENTATIONS = ("auto", "index", "degree", "bfs", "canonical", "random")
+
+
+def orient(
+    edge_index: Tensor,
+    num_nodes: int,
+    orientation: str | Tensor = "auto",
+    batch: Tensor | None = None,
+    seed: int | None = None,
+) -> Tensor:
+    """The columns of ``edge_index`` that are edges of the DAG.
+
+    Args:
+        edge_index: [2, M] int64. Parallel edges stay, each an edge of its own.
+        num_nodes: N.
+        orientation: one of :data:`ORIENTATIONS`, or a rank tensor [N] (integer or floating
+            point; different at the two ends of every edge of a symmetric graph).
+        batch: [N] int64 graph of each node. Whether a graph is symmetric, or has a cycle, is
+            judged for each graph alone. Without it the input is one graph.
+        seed: for ``"random"``. Default: drawn from torch's global generator, which
+            ``torch.manual_seed`` sets and a ``DataLoader`` seeds anew for each worker and epoch.
+
+    Returns:
+        [E] int64, ascending.
+
+    Raises:
+        ValueError: on an unknown orientation, a wrong rank tensor, a self-loop, a directed
+            cycle (named), or a batch of the wrong size.
+    """
+    if isinstance(orientation, Tensor):
+        orientation = orientation.detach().cpu().numpy()
+    kept = orient_numpy(
+        edge_index.cpu().numpy(),
+        num_nodes,
+        orientation,
+        None if batch is None else batch.cpu().numpy(),
+        seed,
+    )
+    return torch.from_numpy(kept).to(edge_index.device)
+
+
+def orient_numpy(
+    edge_index: np.ndarray,
+    num_nodes: int,
+    orientation: str | np.ndarray = "auto",
+    batch: np.ndarray | None = None,
+    seed: int | None = None,
+) -> np.ndarray:
+    """:func:`orient` on numpy arrays."""
+    if isinstance(orientation, str):
+        if orientation not in ORIENTATIONS:
+            raise ValueError(
+                f"expected orientation as one of {', '.join(ORIENTATIONS)} or a rank tensor, "
+                f"got {orientation!r}"
+            )
+    elif isinstance(orientation, np.ndarray):
+        _check_rank(orientation, num_nodes)
+    else:
+        raise ValueError(
+            f"expected orientation as a name or a rank tensor, got {type(orientation).__name__}"
+        )
+    if batch is not None and batch.size != num_nodes:
+        raise ValueError(
+            f"expected batch with {num_nodes} entries (one per node), got {batch.size}"
+        )
+    src, dst = edge_index
+    if (src == dst).any():
+        column = int(np.flatnonzero(src == dst)[0])
+        raise ValueError(
+            f"expected edge_index without self-loops, got node {src[column]} joined to itself in "
+            f"column {column}; remove them with torch_geometric.utils.remove_self_loops"
+        )
+    symmetric = _symmetric(edge_index, num_nodes, batch)
+    keep = ~symmetric
+    if keep.any():
+        directed = edge_index if keep.all() else edge_index[:, keep]
+        level = longest_path_levels(directed, num_nodes)
+        if (level < 0).any():
+            cycle = " -> ".join(map(str, find_cycle(directed, num_nodes, level)))
+            raise ValueError(
+                f"expected each graph acyclic, or symmetric (each edge in both directions), got "
+                f"the directed cycle {cycle} in a graph that is not symmetric; remove the cycle, "
+                f"or make the graph symmetric with torch_geometric.utils.to_undirected"
+            )
+        if keep.all():
+            return np.arange(src.size)
+    if isinstance(orientation, str):
+        rank = _rank(edge_index, num_nodes, orientation, symmetric, seed)
+    else:
+        rank = orientation
+        tied = symmetric & (rank[src] == rank[dst])
+        if tied.any():
+            column = int(np.flatnonzero(tied)[0])
+            raise ValueError(
+                f"expected different ranks at the two ends of every edge, got rank "
+                f"{rank[src[column]]} at both nodes {src[column]} and {dst[column]}; break ties, "
+                f"for instance with rank.argsort(stable=True).argsort()"
+            )
+    return np.flatnonzero(keep | (rank[src] < rank[dst]))
+
+
+def _check_rank(rank: np.ndarray, num_nodes: int) -> None:
+    if rank.shape != (num_nodes,):
+        raise ValueError(
+            f"expected orientation as a rank tensor of shape [{num_nodes}] (one per node), "
+            f"got {list(rank.shape)}"
+        )
+    if rank.dtype.kind not in "iuf":
+        raise ValueError(
+            f"expected orientation as a rank tensor of integer or floating dtype, got {rank.dtype}"
+        )
+    if rank.dtype.kind == "f" and np.isnan(rank).any():
+        node = int(np.flatnonzero(np.isnan(rank))[0])
+        raise ValueError(f"expected orientation without NaN, got NaN at node {node}")
+
+
+def _symmetric(edge_index: np.ndarray, num_nodes: int, batch: np.ndarray | None) -> np.ndarray:
+    """[M] whether the column lies in a graph whose columns (u, v) and (v, u) are equally many."""
+    src, dst = edge_index
+    size = max(num_nodes, 1)
+    there, back = src * size + dst, dst * size + src
+    sorted_there, sorted_back = np.sort(there), np.sort(back)
+    if np.array_equal(sorted_there, sorted_back):
+        return np.ones(src.size, dtype=bool)
+    if batch is None:
+        return np.zeros(src.size, dtype=bool)
+    bad = _count(sorted_there, there) != _count(sorted_back, there)
+    bad_graph = np.zeros(int(batch.max()) + 1, dtype=bool)
+    bad_graph[batch[src[bad]]] = True
+    return ~bad_graph[batch[src]]
+
+
+def _count(ordered: np.ndarray, value: np.ndarray) -> np.ndarray:
+    return np.searchsorted(ordered, value, "right") - np.searchsorted(ordered, value, "left")
+
+
+def _rank(
+    edge_index: np.ndarray,
+    num_nodes: int,
+    orientation: str,
+    symmetric: np.ndarray,
+    seed: int | None,
+) -> np.ndarray:
+    """[N] ranks; whatever they are at nodes of graphs that are not symmetric is not used."""
+    index = np.arange(num_nodes)
+    if orientation in ("auto", "index"):
+        return index
+    if orientation == "random":
+        if seed is None:
+            seed = int(torch.randint(2**62, ()))
+        return np.random.default_rng(seed).permutation(num_nodes)
+    edge_index = edge_index if symmetric.all() else edge_index[:, symmetric]
+    if orientation == "canonical":
+        return canonical_rank(edge_index, num_nodes)
+    if orientation == "degree":
+        primary = np.bincount(edge_index[0], minlength=num_nodes)
+    else:
+        primary = bfs_depth(edge_index, components(edge_index, num_nodes) == index)
+    return primary * max(num_nodes, 1) + index
+
+
+def bfs_depth(edge_index: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """[N] distance from the nearest root along directed edges (N where there is none).
+
+    Args:
+        edge_index: [2, M].
+        root: [N] bool.
+    """
+    size = root.size
+    ptr, perm = csr(edge_index[0], size)
+    neighbour = edge_index[1][perm]
+    depth = np.full(size, size, dtype=np.int64)
+    frontier = np.flatnonzero(root)
+    step = 0
+    while frontier.size:
+        depth[frontier] = step
+        reached = neighbour[expand(ptr[frontier], ptr[frontier + 1] - ptr[frontier])]
+        frontier = np.unique(reached[depth[reached] == size])
+        step += 1
+    return depth
