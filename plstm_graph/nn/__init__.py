@@ -1,0 +1,19 @@
+"""Layers and models."""
+
+from plstm_graph.nn.block import PLSTMBlock
+from plstm_graph.nn.conv import PLSTMConv
+from plstm_graph.nn.gates import Gates
+from plstm_graph.nn.model import PLSTM, SinusoidalDegree
+from plstm_graph.nn.norm import HeadRMSNorm
+from plstm_graph.nn.published import export_published_weights, load_published_weights
+
+__all__ = [
+    "PLSTM",
+    "Gates",
+    "HeadRMSNorm",
+    "PLSTMBlock",
+    "PLSTMConv",
+    "SinusoidalDegree",
+    "export_published_weights",
+    "load_published_weights",
+]

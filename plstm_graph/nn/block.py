@@ -1,0 +1,159 @@
+"""The residual block around :class:`~plstm_graph.nn.PLSTMConv`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.nn.conv import GINConv, GINEConv, MessagePassing
+from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
+from torch_geometric.typing import Adj, OptTensor
+
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.nn.conv import PLSTMConv
+
+#: A local branch: a name, a factory (channels, edge_dim) -> module, or a module.
+Local = str | Callable[[int, int | None], torch.nn.Module] | torch.nn.Module | None
+
+
+class Norm(torch.nn.Module):
+    """A normalisation by name, called with or without ``batch`` as it wishes.
+
+    Args:
+        norm: ``"layer_norm"`` and ``"rms_norm"`` act on each node by itself, ``None`` does
+            nothing; other names are those of :mod:`torch_geometric.nn.norm`, e.g.
+            ``"batch_norm"`` or ``"graph_norm"``.
+        channels: width of the input.
+    """
+
+    def __init__(self, norm: str | None, channels: int) -> None:
+        super().__init__()
+        name = (norm or "").lower().replace("_", "")
+        if not name:
+            self.module = torch.nn.Identity()
+        elif name == "layernorm":  # PyG's would mix the nodes of a graph
+            self.module = torch.nn.LayerNorm(channels)
+        elif name == "rmsnorm":
+            self.module = torch.nn.RMSNorm(channels, eps=1e-5)
+        else:
+            self.module = normalization_resolver(norm, channels)
+        self.with_batch = "batch" in inspect.signature(self.module.forward).parameters
+
+    def reset_parameters(self) -> None:
+        if hasattr(self.module, "reset_parameters"):
+            self.module.reset_parameters()
+
+    def forward(self, x: Tensor, batch: OptTensor = None) -> Tensor:
+        return self.module(x, batch) if self.with_batch else self.module(x)
+
+
+def make_local(local: Local, channels: int, edge_dim: int | None, act: str) -> Any:
+    """The module of a local branch, see :class:`PLSTMBlock`."""
+    if local is None or isinstance(local, torch.nn.Module):
+        return local
+    if callable(local):
+        return local(channels, edge_dim)
+    if local != "gin":
+        raise ValueError(
+            f"expected local to be 'gin', a module, a function (channels, edge_dim) -> module or "
+            f"None, got {local!r}"
+        )
+    mlp = torch.nn.Sequential(
+        torch.nn.Linear(channels, channels),
+        activation_resolver(act),
+        torch.nn.Linear(channels, channels),
+    )
+    return GINConv(mlp) if edge_dim is None else GINEConv(mlp, edge_dim=edge_dim)
+
+
+class PLSTMBlock(torch.nn.Module):
+    r"""A pre-norm residual block, optionally with a local branch, as in GPS.
+
+    .. math::
+        y &= x + \mathrm{drop}(\mathrm{PLSTM}(\mathrm{norm}(x)) + \mathrm{local}(\mathrm{norm}(x)))
+        \\
+        z &= y + \mathrm{drop}(\mathrm{FFN}(\mathrm{norm}(y)))
+
+    Args:
+        channels: width of input and output.
+        heads: heads of the :class:`PLSTMConv`. Default 4.
+        edge_dim: width of the edge features, ``None`` for none. Default ``None``.
+        local: a message passing layer beside the pLSTM, over all edges of the input: ``"gin"``
+            (GINE where there are edge features), a module, a function
+            (channels, edge_dim) -> module, or ``None``. Default ``None``.
+        ffn_ratio: width of the feed-forward's hidden layer over ``channels``; 0 leaves the
+            feed-forward out. Default 1.
+        dropout: of both branches and inside the feed-forward. Default 0.
+        norm: see :class:`Norm`. Default ``"layer_norm"``.
+        act: activation, a name of :mod:`torch.nn`. Default ``"gelu"``.
+        **kwargs: of :class:`PLSTMConv`: ``mode``, ``reverse``, ...
+
+    Shapes:
+        - **input:** x [N, channels], edge_index [2, M], edge_attr [M, edge_dim]
+        - **output:** [N, channels]
+
+    Raises:
+        ValueError: as :class:`PLSTMConv`, and for an unknown ``local``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 4,
+        *,
+        edge_dim: int | None = None,
+        local: Local = None,
+        ffn_ratio: float = 1.0,
+        dropout: float = 0.0,
+        norm: str | None = "layer_norm",
+        act: str = "gelu",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.norm = Norm(norm, channels)
+        self.conv = PLSTMConv(channels, channels, heads, edge_dim=edge_dim, **kwargs)
+        self.local = make_local(local, channels, edge_dim, act)
+        names = () if self.local is None else inspect.signature(self.local.forward).parameters
+        self.local_edge_attr = edge_dim is not None and "edge_attr" in names
+        self.dropout = torch.nn.Dropout(dropout)
+        self.ffn_norm, self.ffn = None, None
+        hidden = round(channels * ffn_ratio)
+        if hidden > 0:
+            self.ffn_norm = Norm(norm, channels)
+            self.ffn = torch.nn.Sequential(
+                torch.nn.Linear(channels, hidden),
+                activation_resolver(act),
+                torch.nn.Dropout(dropout),
+                torch.nn.Linear(hidden, channels),
+            )
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        for module in (self.norm, self.conv, self.ffn_norm):
+            if module is not None:
+                module.reset_parameters()
+        if isinstance(self.local, MessagePassing):
+            self.local.reset_parameters()
+        for module in self.ffn or ():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_attr: OptTensor = None,
+        line_graph: LineGraph | None = None,
+        batch: OptTensor = None,
+    ) -> Tensor:
+        """Run the block. The arguments are those of :class:`PLSTMConv`."""
+        y = self.norm(x, batch)
+        h = self.conv(y, edge_index, edge_attr, line_graph=line_graph, batch=batch)
+        if self.local is not None:
+            edges = {"edge_attr": edge_attr} if self.local_edge_attr else {}
+            h = h + self.local(y, edge_index, **edges)
+        x = x + self.dropout(h)
+        if self.ffn is not None:
+            x = x + self.dropout(self.ffn(self.ffn_norm(x, batch)))
+        return x

@@ -1,0 +1,269 @@
+"""The pLSTM as a message passing layer."""
+
+from typing import Any
+
+from torch import Tensor
+from torch_geometric.nn.conv import MessagePassing
+from torch_geometric.nn.dense.linear import Linear
+from torch_geometric.typing import Adj, OptTensor
+
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.nn.checks import check_edge_attr, check_options, check_x, resolve_graph
+from plstm_graph.nn.gates import Gates, edge_logits, line_logits, normalize_transition
+from plstm_graph.nn.norm import HeadRMSNorm
+from plstm_graph.nn.projection import Projection
+from plstm_graph.ops import dag_scan, plstm
+
+
+class PLSTMConv(MessagePassing):
+    r"""The pLSTM layer from the `"pLSTM: parallelizable Linear Source Transition Mark networks"
+    <https://arxiv.org/abs/2506.11997>`_ paper.
+
+    A linear recurrence on the edges of a directed acyclic graph. For an edge e = (src -> dst)
+    and the line edges l = (e' -> e) into it
+
+    .. math::
+        C_e &= \sum_{l = (e', e)} T_l C_{e'} + S_e\, k_{src(e)} v_{src(e)}^{\top} \\
+        h_n &= \sum_{e \to n} M_e C_e^{\top} q_n + D_n (q_n \cdot k_n) v_n \\
+        out_n &= W_O\, \mathrm{RMSNorm}(h_n)
+
+    per head, so a single layer reaches all descendants of a node. The gates Source, Transition,
+    Mark and Direct are functions of node and edge features (:mod:`plstm_graph.nn.gates`).
+
+    Under :mod:`torch_geometric.explain` the mask of an edge scales its state :math:`C_e`, once:
+    what the edge says to its target and all that it passes on. With 0 the edge is not there.
+
+    Args:
+        in_channels: size of each input sample, or -1 to take it from the first input.
+        out_channels: size of each output sample, all heads together: K = V =
+            out_channels / heads.
+        heads: H, number of heads. Default 1.
+        mode: ``"P"`` keeps all line edges and normalises the Transition; ``"D"`` keeps a
+            multitree of line edges, where ``tanh`` suffices. Default ``"P"``.
+        edge_dim: width of the edge features, -1 for lazy, ``None`` for none. Default ``None``.
+        normalization: of the Transition in P-mode: the sum of its absolute values is at most 1
+            over the line edges that leave an edge (``"source"``, as in the paper) or that enter
+            it (``"target"``). Default ``"source"``.
+        transition_node: whose features the Transition of (u -> v) -> (v -> w) reads:
+            ``"junction"`` v, ``"start"`` u (the published program), ``"all"``
+            u, v and w. Default ``"junction"``.
+        orientation: how to make a DAG of ``edge_index`` when no ``line_graph`` is given, see
+            :meth:`plstm_graph.LineGraph.from_edge_index`. Default ``"auto"``.
+        reverse: run against the direction of the DAG. Default ``False``.
+        bias: of all linear maps. Default ``True``.
+        scale: factor on the query, in the readout and in Direct. Default 1.
+        init: ``"graph"``, plain PyTorch initialisation of every map; ``"grid"`` starts as an
+            almost lossless memory that is written and read little: gate weights 0, biases
+            -4 (Source, Mark), -6 (Direct) and 5 (Transition). Default ``"graph"``.
+        form: form of the operator, see :func:`plstm_graph.ops.plstm`. Default ``"auto"``.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``. Default ``"auto"``.
+        **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`;
+            ``flow="target_to_source"`` reverses, too.
+
+    Shapes:
+        - **input:** x [N, in_channels], edge_index [2, M], edge_attr [M, edge_dim] (its rows
+          follow the columns of edge_index; DAG edge e reads row ``line_graph.edge_id[e]``)
+        - **output:** [N, out_channels]; with ``return_gates=True`` also
+          :class:`~plstm_graph.nn.gates.Gates`: source and mark [E, H], transition [L, H],
+          direct [N, H], and the line graph that their rows follow
+
+    Raises:
+        ValueError: on bad options, and on input of the wrong shape, dtype or device, edge
+            features missing or not asked for, or a line graph that is not of ``edge_index``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        heads: int = 1,
+        *,
+        mode: str = "P",
+        edge_dim: int | None = None,
+        normalization: str = "source",
+        transition_node: str = "junction",
+        orientation: str = "auto",
+        reverse: bool = False,
+        bias: bool = True,
+        scale: float = 1.0,
+        init: str = "graph",
+        form: str = "auto",
+        backend: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        aggr = kwargs.setdefault("aggr", "add")
+        check_options(mode=mode, normalization=normalization, transition_node=transition_node,
+                      init=init, aggr=aggr, in_channels=in_channels, out_channels=out_channels,
+                      heads=heads, edge_dim=edge_dim)
+        super().__init__(node_dim=0, **kwargs)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.heads = heads
+        self.mode = mode
+        self.edge_dim = edge_dim
+        self.normalization = normalization
+        self.transition_node = transition_node
+        self.orientation = orientation
+        self.reverse = reverse
+        self.scale = scale
+        self.form = form
+        self.backend = backend
+        self.projection = Projection(
+            in_channels, out_channels, heads, edge_dim, transition_node, bias, init
+        )
+        self.norm = HeadRMSNorm(heads, out_channels // heads)
+        self.lin_out = Linear(out_channels, out_channels, bias=bias)
+        # A subclass that defines these anew wants to see the messages.
+        self._custom = any(
+            getattr(type(self), name) is not getattr(base, name)
+            for name, base in (("message", PLSTMConv), ("aggregate", MessagePassing),
+                               ("update", MessagePassing))
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as ``init`` says."""
+        super().reset_parameters()
+        self.projection.reset_parameters()
+        self.norm.reset_parameters()
+        self.lin_out.reset_parameters()
+
+    @property
+    def decomposed_layers(self) -> int:
+        """Always 1: query and key meet in full before a message exists."""
+        return 1
+
+    @decomposed_layers.setter
+    def decomposed_layers(self, value: int) -> None:
+        if value != 1:
+            raise ValueError(
+                f"expected decomposed_layers=1, got {value}; PLSTMConv cannot split its "
+                f"features, leave the option out"
+            )
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Adj | None,
+        edge_attr: OptTensor = None,
+        line_graph: LineGraph | None = None,
+        batch: OptTensor = None,
+        return_gates: bool = False,
+    ) -> Tensor | tuple[Tensor, Gates]:
+        """Run the layer.
+
+        Args:
+            x: [N, in_channels] node features.
+            edge_index: [2, M] tensor, ``EdgeIndex`` or (transposed) sparse tensor. With a
+                ``line_graph`` it may be ``None``: the edges of the DAG.
+            edge_attr: [M, edge_dim] edge features. Default ``None``.
+            line_graph: of this graph. Building it takes longer than the layer, so layers and
+                epochs should share one. Default: built here.
+            batch: [N] graph of each node, which only orientation looks at. Default ``None``.
+            return_gates: also return the gates. Default ``False``.
+        """
+        proj, H = self.projection, self.heads
+        dtype = None if proj.lazy else self.lin_out.weight.dtype
+        check_x(x, proj.lin_node.in_channels, dtype)
+        reverse_flow = self.flow == "target_to_source"
+        line_graph, edge_attr, columns = resolve_graph(
+            x, edge_index, edge_attr, line_graph, orientation=self.orientation, batch=batch,
+            use_values=self.edge_dim is not None, reverse_flow=reverse_flow,
+        )
+        edge_attr = check_edge_attr(edge_attr, proj.edge_dim, columns, x, dtype)
+        if proj.lazy:
+            proj.materialize(x, edge_attr)
+        if self.reverse != reverse_flow:
+            line_graph = line_graph.reverse()
+        if self.mode == "D":
+            line_graph = line_graph.multitree()
+        # PyG turns the edges of the other flow round itself.
+        dag = line_graph.reverse() if reverse_flow else line_graph
+        size = (x.size(0), x.size(0))
+
+        query, key, value, direct, at_source, at_target, edge = proj(
+            x, edge_attr, line_graph.edge_id
+        )
+        direct = direct.sigmoid()
+        query, key, value = (part.unflatten(-1, (H, -1)) for part in (query, key, value))
+        # edge_updater_type: (at_source: Tensor, at_target: Tensor, edge: OptTensor,
+        # line_index: Tensor)
+        source, transition, mark = self.edge_updater(
+            dag.edge_index, at_source=at_source, at_target=at_target, edge=edge,
+            line_index=line_graph.line_index, size=size,
+        )
+        if self.explain and self._edge_mask is not None:
+            mask = self._state_mask(line_graph, columns).to(source.dtype).unsqueeze(-1)
+            source = source * mask
+            transition = transition * mask.index_select(0, line_graph.line_index[1])
+
+        if self._watched():
+            src = line_graph.edge_index[0]
+            outer = (key.unsqueeze(-1) * value.unsqueeze(-2)).flatten(2)  # [N, H, K * V]
+            state = source.unsqueeze(-1) * outer.index_select(0, src)
+            state = dag_scan(state, transition, line_graph, backend=self.backend)
+            # propagate_type: (query: Tensor, state: Tensor, mark: Tensor)
+            out = self.propagate(dag.edge_index, query=query * self.scale, state=state, mark=mark,
+                                 size=size)
+            dot = (query * key).sum(-1) * direct * self.scale
+            out = out + dot.unsqueeze(-1) * value
+        else:
+            out = plstm(query, key, value, source, transition, mark, direct, line_graph,
+                        scale=self.scale, form=self.form, backend=self.backend)
+        out = self.lin_out(self.norm(out).flatten(1))
+        if return_gates:
+            return out, Gates(source, transition, mark, direct, line_graph)
+        return out
+
+    def edge_update(
+        self, at_source_j: Tensor, at_target_i: Tensor, edge: OptTensor, line_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gates of edges and line edges: source [E, H], transition [L, H], mark [E, H]."""
+        source, mark, t_in, t_out = edge_logits(
+            at_source_j, at_target_i, edge, self.transition_node
+        )
+        transition = line_logits(t_in, t_out, line_index)
+        if self.mode == "P":
+            group = line_index[0] if self.normalization == "source" else line_index[1]
+            transition = normalize_transition(transition, group, source.size(0))
+        else:
+            transition = transition.tanh()
+        return source.sigmoid(), transition, mark.sigmoid()
+
+    def message(self, query_i: Tensor, state: Tensor, mark: Tensor) -> Tensor:
+        """What each edge tells its target, M_e C_e^T q, [E, H, V].
+
+        The operator sums these without making them; they are made where something looks at
+        them or changes them (hooks, explainers, subclasses).
+        """
+        query = (query_i * mark.unsqueeze(-1)).unsqueeze(-2)  # [E, H, 1, K]
+        return (query @ state.unflatten(-1, (query.size(-1), -1))).squeeze(-2)
+
+    def explain_message(self, inputs: Tensor, dim_size: int | None) -> Tensor:
+        """Messages as they are: their states carry the mask already."""
+        return inputs
+
+    def _state_mask(self, line_graph: LineGraph, columns: int) -> Tensor:
+        """[E] what each DAG edge's state is scaled with under explanation."""
+        mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
+        if mask.dim() != 1 or mask.size(0) != columns:
+            raise ValueError(
+                f"expected an edge mask of {columns} entries (one per column of edge_index), "
+                f"got {list(mask.shape)}; do not add or remove edges before the layer"
+            )
+        return mask.index_select(0, line_graph.edge_id)
+
+    def _watched(self) -> bool:
+        """Whether anything wants single messages, so that they must be made."""
+        return bool(
+            self._custom or self.explain
+            or self._propagate_forward_pre_hooks or self._propagate_forward_hooks
+            or self._message_forward_pre_hooks or self._message_forward_hooks
+            or self._aggregate_forward_pre_hooks or self._aggregate_forward_hooks
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
+            f"heads={self.heads}, mode={self.mode!r})"
+        )

@@ -1,0 +1,95 @@
+r"""The gates of a pLSTM, conditioned on nodes and edges.
+
+Every gate is a linear map of a concatenation, followed by a squashing:
+
+.. math::
+    S_e &= \sigma(W_S [x_{src(e)}, a_e]) \qquad
+    M_e = \sigma(W_M [x_{dst(e)}, a_e]) \qquad
+    D_n = \sigma(W_D x_n) \\
+    t_l &= W_T [a_{e_{in}}, a_{e_{out}}, x_{node(l)}]
+
+with the node features x, the edge features a and a line edge :math:`l = (e_{in}, e_{out})`. A
+linear map of a concatenation is a sum of linear maps of its parts, and each part lives on nodes
+or on edges. So the parts are multiplied there, once, into H columns each
+(:mod:`plstm_graph.nn.projection`), and only these are gathered and added: nothing as wide as
+features is ever as long as the line edges.
+
+The node of the Transition hangs on one of its two edges: the junction is where e_out starts.
+Hence its part is added on edges too, and a line edge costs two gathers of H numbers.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch_geometric.utils import scatter
+
+from plstm_graph.dag.line_graph import LineGraph
+
+
+class Gates(NamedTuple):
+    """The gates of one forward pass and the line graph whose rows they follow."""
+
+    source: Tensor  # [E, H]
+    transition: Tensor  # [L, H]
+    mark: Tensor  # [E, H]
+    direct: Tensor  # [N, H]
+    line_graph: LineGraph
+
+
+def normalize_transition(t: Tensor, index: Tensor, size: int, alpha: float = 0.5) -> Tensor:
+    r"""P-mode: scale t so that the sum of |T| over each group is below one.
+
+    .. math::
+        T_l = t_l \,/\, (\alpha + \sum_{l' : index(l') = index(l)} |t_{l'}|)
+
+    Args:
+        t: [L, H].
+        index: [L] the group of each line edge: e_in, so that what leaves an edge is bounded
+            (``normalization="source"``), or e_out, what enters it (``"target"``).
+        size: number of groups, E.
+        alpha: keeps the sum below one. Default 0.5.
+
+    Returns:
+        [L, H].
+    """
+    total = scatter(t.abs(), index, dim=0, dim_size=size, reduce="sum")
+    return t / (total + alpha).index_select(0, index)
+
+
+def edge_logits(
+    at_source: Tensor, at_target: Tensor, edge: Tensor | None, transition_node: str
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Add up the parts that each edge has.
+
+    Args:
+        at_source: [E, 2H] (or 3H) node parts gathered at the source of each edge.
+        at_target: [E, H] (or 2H) node parts gathered at its target.
+        edge: [E, 4H] edge parts (Source, Mark, Transition in, Transition out) or ``None``.
+        transition_node: ``"junction"``, ``"start"`` or ``"all"``.
+
+    Returns:
+        Source and Mark [E, H] and the Transition's parts for the edge as e_in and as e_out
+        [E, H], all before squashing; ``None`` stands for a part that is zero.
+    """
+    if transition_node == "all":
+        source, t_in, t_out = at_source.chunk(3, -1)
+        mark, end = at_target.chunk(2, -1)
+        t_out = t_out + end
+    else:
+        source, t_node = at_source.chunk(2, -1)
+        mark = at_target
+        t_in, t_out = (t_node, None) if transition_node == "start" else (None, t_node)
+    if edge is None:
+        return source, mark, t_in, t_out
+    e_source, e_mark, e_in, e_out = edge.chunk(4, -1)
+    t_in = e_in if t_in is None else t_in + e_in
+    t_out = e_out if t_out is None else t_out + e_out
+    return source + e_source, mark + e_mark, t_in, t_out
+
+
+def line_logits(t_in: Tensor | None, t_out: Tensor | None, line_index: Tensor) -> Tensor:
+    """The Transition before squashing, [L, H]: what its two edges have for it."""
+    if t_in is None:
+        return t_out.index_select(0, line_index[1])
+    t = t_in.index_select(0, line_index[0])
+    return t if t_out is None else t + t_out.index_select(0, line_index[1])

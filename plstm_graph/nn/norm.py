@@ -1,0 +1,38 @@
+"""Normalisation of the heads' outputs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class HeadRMSNorm(torch.nn.Module):
+    r"""Root mean square norm of each head by itself.
+
+    .. math::
+        y_h = s_h \odot x_h / \sqrt{\mathrm{mean}(x_h^2) + \epsilon}
+
+    Args:
+        heads: H.
+        channels: V, the width of a head.
+        eps: added under the root. Default 1e-5.
+
+    Shapes:
+        - **input, output:** [N, H, V]
+    """
+
+    def __init__(self, heads: int, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.scale = torch.nn.Parameter(torch.empty(heads, channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set all scales to one."""
+        torch.nn.init.ones_(self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.size(-1),), eps=self.eps) * self.scale
+
+    def __repr__(self) -> str:
+        heads, channels = self.scale.shape
+        return f"{type(self).__name__}({heads}, {channels}, eps={self.eps})"
