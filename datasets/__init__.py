@@ -3,7 +3,7 @@
 A package of the checkout, not of the wheel. :func:`load` finds a data set by its name.
 """
 
-from datasets.base import GraphDataset, data_root
+from datasets.base import SPLITS, GraphDataset, InputError, data_root
 from datasets.registry import NAMES, load
 
-__all__ = ["NAMES", "GraphDataset", "data_root", "load"]
+__all__ = ["NAMES", "SPLITS", "GraphDataset", "InputError", "data_root", "load"]

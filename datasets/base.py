@@ -15,6 +15,10 @@ TASKS = ("regression", "binary")
 SPLITS = ("train", "valid", "test")
 
 
+class InputError(ValueError):
+    """A mistake in what the user gave, which the message tells how to put right."""
+
+
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of all data sets: ``root``, else PLSTM_DATA_ROOT, else a cache in the home."""
     chosen = root or os.environ.get("PLSTM_DATA_ROOT") or Path.home() / ".cache" / "plstm_graph"
@@ -46,9 +50,9 @@ class GraphDataset:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise ValueError(f"expected task one of {', '.join(TASKS)}, got {self.task!r}")
+            raise InputError(f"expected task one of {', '.join(TASKS)}, got {self.task!r}")
         if missing := [part for part in SPLITS if len(self.split.get(part, ())) == 0]:
-            raise ValueError(
+            raise InputError(
                 f"expected molecules in every part of the split of {self.name}, got none in "
                 f"{', '.join(missing)} ({len(self.graphs)} in all); use more molecules"
             )

@@ -17,7 +17,7 @@ import torch
 from rdkit import Chem, RDConfig
 from rdkit.Chem import Crippen
 
-from datasets.base import TASKS, GraphDataset, data_root
+from datasets.base import TASKS, GraphDataset, InputError, data_root
 from datasets.smiles import parse, report_bad
 from datasets.splits import scaffold_split
 
@@ -100,35 +100,35 @@ def load_csv(
         task: "regression" or "binary". Default: binary if all targets are 0 or 1.
 
     Raises:
-        ValueError: on a missing column, a target that is no number, or no parsable SMILES.
+        InputError: on a missing column, a target that is no number, or no parsable SMILES.
     """
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     for option, column in (("smiles", smiles_column), ("target", target_column)):
         if column not in table.columns:
-            raise ValueError(
+            raise InputError(
                 f"expected {option}_column to be a column of {path}, got {column!r}; "
                 f"it has {', '.join(map(repr, table.columns))}"
             )
     targets = pd.to_numeric(table[target_column], errors="coerce")
     if targets.isna().any():
         row = int(targets.isna().to_numpy().argmax())
-        raise ValueError(
+        raise InputError(
             f"expected numbers in column {target_column!r} of {path}, got "
             f"{table[target_column][row]!r} in row {row + 1} ({int(targets.isna().sum())} such "
             f"rows); remove or fill these rows"
         )
     found = "binary" if set(targets) <= {0.0, 1.0} else "regression"
     if task == "binary" and found != "binary":
-        raise ValueError(
+        raise InputError(
             f"expected targets 0 and 1 in column {target_column!r} for task 'binary', got values "
             f"from {targets.min():g} to {targets.max():g}; use task 'regression'"
         )
     if task not in (None, *TASKS):
-        raise ValueError(f"expected task one of {', '.join(TASKS)}, got {task!r}")
+        raise InputError(f"expected task one of {', '.join(TASKS)}, got {task!r}")
     parsed, bad = parse(enumerate(table[smiles_column], 1))
     notes = [report_bad(bad, len(table))] if bad else []
     if not parsed:
-        raise ValueError(
+        raise InputError(
             f"expected SMILES in column {smiles_column!r} of {path}, got none that RDKit can "
             f"parse. {report_bad(dict(list(bad.items())[:5]), len(table))}"
         )

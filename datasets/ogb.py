@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
 from torch_geometric.data.storage import GlobalStorage
 
-from datasets.base import GraphDataset, data_root
+from datasets.base import GraphDataset, InputError, data_root
 
 NAMES = ("ogbg-molhiv", "ogbg-molesol", "ogbg-molfreesolv", "ogbg-mollipo")
 
@@ -28,7 +28,7 @@ def load(name: str, root: str | Path | None = None) -> GraphDataset:
         root: data root.
     """
     if name not in NAMES:
-        raise ValueError(f"expected one of {', '.join(NAMES)}, got {name!r}")
+        raise InputError(f"expected one of {', '.join(NAMES)}, got {name!r}")
     folder = data_root(root) / "ogb"
     _refuse_question(name, folder)
     with torch.serialization.safe_globals(_SAFE):
@@ -56,7 +56,7 @@ def _refuse_question(name: str, folder: Path) -> None:
     for home in (folder / f"{name.replace('-', '_')}_pyg", folder / name.replace("-", "_")):
         if home.is_dir():
             if not (home / "RELEASE_v1.txt").exists():
-                raise FileNotFoundError(
+                raise InputError(
                     f"expected the file RELEASE_v1.txt in the folder of {name}, {home}: what is "
                     f"there is incomplete or old; remove the folder to download it anew"
                 )

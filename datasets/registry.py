@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datasets import molecules, ogb, tu
-from datasets.base import GraphDataset
+from datasets.base import GraphDataset, InputError
 
 NAMES = ("nci", *tu.NAMES, *ogb.NAMES)
 
@@ -33,7 +33,7 @@ def load(
     """
     if csv is not None:
         if target_column is None:
-            raise ValueError("expected target_column together with csv; pass --target-column NAME")
+            raise InputError("expected target_column together with csv; pass --target-column NAME")
         return molecules.load_csv(csv, smiles_column, target_column, task=task)
     if name == "nci":
         return molecules.load_nci(root)
@@ -41,4 +41,4 @@ def load(
         return tu.load(name, root, fold=fold)
     if name in ogb.NAMES:
         return ogb.load(name, root)
-    raise ValueError(f"expected dataset one of {', '.join(NAMES)}, got {name!r}")
+    raise InputError(f"expected dataset one of {', '.join(NAMES)}, got {name!r}")

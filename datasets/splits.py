@@ -9,6 +9,8 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor
 
+from datasets.base import InputError
+
 
 def scaffold_of(smiles: str) -> str:
     """The Bemis-Murcko scaffold as canonical SMILES; empty without a ring."""
@@ -62,7 +64,7 @@ def cross_validation_split(labels: Tensor, fold: int, folds: int = 10) -> dict[s
         folds: number of folds.
     """
     if not 0 <= fold < folds:
-        raise ValueError(f"expected fold between 0 and {folds - 1}, got {fold}")
+        raise InputError(f"expected fold between 0 and {folds - 1}, got {fold}")
     y = labels.numpy()
     splitter = StratifiedKFold(folds, shuffle=True, random_state=42)
     rest, test = list(splitter.split(np.zeros_like(y), y))[fold]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch_geometric.datasets import TUDataset
 
-from datasets.base import GraphDataset, data_root
+from datasets.base import GraphDataset, InputError, data_root
 from datasets.splits import cross_validation_split
 
 NAMES = ("MUTAG", "NCI1", "PROTEINS", "PTC_FM")
@@ -25,7 +25,7 @@ def load(name: str, root: str | Path | None = None, *, fold: int = 0) -> GraphDa
         fold: fold of the cross-validation, see :func:`cross_validation_split`.
     """
     if name not in NAMES:
-        raise ValueError(f"expected one of {', '.join(NAMES)}, got {name!r}")
+        raise InputError(f"expected one of {', '.join(NAMES)}, got {name!r}")
     raw = TUDataset(str(data_root(root) / "tu"), name, use_node_attr=True)
     graphs = []
     for data in raw:

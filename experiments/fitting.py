@@ -1,0 +1,152 @@
+"""One model through the protocol: train, keep the best epoch, predict the test set."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from experiments.loading import Views
+from experiments.models import Inputs, ModelConfig, count_parameters, to_dict
+from experiments.training import MONITOR, GraphModule, History
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all models of a comparison share. See :func:`experiments.molecules.train`."""
+
+    epochs: int = 25
+    warmup_epochs: int = 3
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    patience: int = 20
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: str = "auto"
+    strategy: str = "auto"
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained model: its predictions [B] for the test set, and how it came about."""
+
+    config: ModelConfig
+    pred: Tensor
+    score: float
+    parameters: int
+    history: History
+
+
+def quiet() -> None:
+    """Keep Lightning's advice and start-up notices out of the output."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
+
+
+def make_trainer(
+    protocol: Protocol, history: History, *callbacks: Callback, logger=False, **options
+) -> L.Trainer:
+    """A trainer without notices; ``options`` go to :class:`lightning.Trainer`."""
+    callbacks = [history, *callbacks]
+    if sys.stdout.isatty():  # a log file would get a line for every step
+        callbacks.append(RichProgressBar(leave=False))
+    return L.Trainer(
+        max_epochs=protocol.epochs,
+        accelerator=protocol.accelerator,
+        devices=protocol.devices,
+        strategy=protocol.strategy,
+        callbacks=callbacks,
+        logger=logger,
+        enable_progress_bar=sys.stdout.isatty(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1_000_000,  # epochs are logged; single steps are noise
+        gradient_clip_val=1.0,
+        **options,
+    )
+
+
+def fit(
+    config: ModelConfig,
+    parts: dict[str, list[Data]],
+    task: str,
+    protocol: Protocol,
+    out: Path,
+    orientation: str = "canonical",
+    average: int = 1,
+) -> Fit | None:
+    """Train a model, with logs, early stopping and the best checkpoint in ``out``.
+
+    Args:
+        config: the model.
+        parts: "train", "valid" and "test" graphs.
+        task: "regression" or "binary".
+        protocol: how to train.
+        out: folder; the checkpoint is ``out``/checkpoints/NAME.ckpt.
+        orientation: of pLSTM's graphs, see :mod:`experiments.loading`.
+        average: orientations over which pLSTM's predictions are averaged.
+
+    Returns:
+        The fit; None in helper processes of DDP, which only train.
+    """
+    L.seed_everything(protocol.seed, workers=True, verbose=False)
+    views = Views.of(config, parts, protocol.batch_size, orientation, average, protocol.seed)
+    y = torch.cat([graph.y for graph in parts["train"]])
+    scaled = task == "regression"
+    module = GraphModule(
+        to_dict(config),
+        to_dict(Inputs.of(parts["train"][0])),
+        task,
+        mean=float(y.mean()) if scaled else 0.0,
+        std=float(y.std(correction=0)) or 1.0 if scaled else 1.0,
+        lr=protocol.lr,
+        weight_decay=protocol.weight_decay,
+        warmup_epochs=protocol.warmup_epochs,
+        orientation=views.orientation,
+        average=views.average,
+    )
+    metric, mode = MONITOR[task]
+    best = ModelCheckpoint(
+        out / "checkpoints", config.name, monitor=f"valid_{metric}", mode=mode,
+        enable_version_counter=False,
+    )  # fmt: skip
+    stop = EarlyStopping(f"valid_{metric}", mode=mode, patience=protocol.patience)
+    logs = [TensorBoardLogger(out / "logs", config.name), CSVLogger(out / "logs", config.name)]
+    history = History()
+    trainer = make_trainer(protocol, history, best, stop, logger=logs)
+    trainer.fit(module, views.train_loader(protocol.workers), views.eval_loader("valid"))
+    if not trainer.is_global_zero:
+        return None
+    module = GraphModule.load_from_checkpoint(best.best_model_path, map_location="cpu")
+    # In this process alone: distributed sampling repeats graphs to fill its batches.
+    pred = predict(module, views.batches["test"], trainer.strategy.root_device)
+    score = float(best.best_model_score)
+    return Fit(config, pred, score, count_parameters(module.net), history)
+
+
+@torch.no_grad()
+def predict(
+    module: GraphModule, batches: Sequence[Batch], device: torch.device | str = "cpu"
+) -> Tensor:
+    """[B] predictions for all batches, in the target's unit or as probabilities."""
+    module = module.to(device).eval()
+    return torch.cat([module.predict(batch.to(device)).cpu() for batch in batches])

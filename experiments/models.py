@@ -1,0 +1,113 @@
+"""Models by name, on equal terms: the same input encoders, and baselines of the same budget."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import asdict, dataclass, replace
+
+from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from experiments import baselines
+from experiments.baselines import LocalGNN
+from plstm_graph import LineGraph
+from plstm_graph.nn import PLSTM
+
+NAMES = ("plstm", *baselines.NAMES)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model reads: integer OGB features, or floats of the given widths."""
+
+    molecular: bool
+    node_dim: int
+    edge_dim: int | None
+
+    @classmethod
+    def of(cls, graph: Data) -> Inputs:
+        edge_dim = None if graph.edge_attr is None else graph.edge_attr.size(1)
+        return cls(not graph.x.is_floating_point(), graph.x.size(1), edge_dim)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model: everything needed to build it anew from a checkpoint.
+
+    Args:
+        name: one of :data:`NAMES`.
+        hidden: width.
+        layers: number of blocks.
+        heads: heads of pLSTM and GATv2.
+        dropout: dropout.
+        readout: "mean", "sum" or "max" over the nodes of a graph.
+        options: further arguments of :class:`plstm_graph.nn.PLSTM`.
+    """
+
+    name: str
+    hidden: int
+    layers: int
+    heads: int = 4
+    dropout: float = 0.0
+    readout: str = "mean"
+    options: dict | None = None
+
+
+class GraphNet(nn.Module):
+    """pLSTM or a baseline behind the same encoders of nodes and edges: Batch -> [B]."""
+
+    def __init__(self, config: ModelConfig, inputs: Inputs) -> None:
+        super().__init__()
+        width = config.hidden
+        arguments = {
+            "heads": config.heads,
+            "dropout": config.dropout,
+            "readout": config.readout,
+            "node_encoder": _encoder(AtomEncoder, inputs.node_dim, inputs, width),
+            "edge_encoder": None
+            if inputs.edge_dim is None
+            else _encoder(BondEncoder, inputs.edge_dim, inputs, width),
+        }
+        self.uses_line_graph = config.name == "plstm"
+        if self.uses_line_graph:
+            options = config.options or {}
+            self.core = PLSTM(width, width, config.layers, 1, **arguments, **options)
+        else:
+            self.core = LocalGNN(config.name, width, config.layers, 1, **arguments)
+
+    def forward(self, batch: Data) -> Tensor:
+        more = {"line_graph": LineGraph.from_data(batch)} if self.uses_line_graph else {}
+        out = self.core(batch.x, batch.edge_index, batch.edge_attr, batch=batch.batch, **more)
+        return out.view(-1)
+
+
+def _encoder(embedding: type[nn.Module], dim: int, inputs: Inputs, width: int) -> nn.Module:
+    return embedding(width) if inputs.molecular else nn.Linear(dim, width)
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def match_budget(config: ModelConfig, inputs: Inputs, budget: int) -> ModelConfig:
+    """The config with the width, a multiple of its heads, whose size is closest to ``budget``.
+
+    Args:
+        config: the model whose ``hidden`` is to be found.
+        inputs: what it reads.
+        budget: trainable parameters to come close to.
+    """
+
+    def size(width: int) -> int:
+        return count_parameters(GraphNet(replace(config, hidden=width), inputs))
+
+    widths = range(config.heads, 1024, config.heads)
+    above = bisect_left(widths, budget, key=size)
+    near = widths[max(0, above - 1) : above + 1]
+    return replace(config, hidden=min(near, key=lambda width: abs(size(width) - budget)))
+
+
+def to_dict(config: ModelConfig | Inputs) -> dict:
+    """Plain values, as a checkpoint or a JSON file holds them."""
+    return asdict(config)

@@ -1,0 +1,204 @@
+"""What a run leaves behind: one table, one JSON file, two pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib import pyplot as plt
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import roc_curve
+from torch import Tensor
+from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
+from torchmetrics.functional.classification import binary_accuracy, binary_auroc
+
+matplotlib.use("Agg")  # pictures are files; no display is needed
+
+TITLES = {
+    "plstm": "pLSTM",
+    "gine": "GINE",
+    "gin": "GIN",
+    "gatv2": "GATv2",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "r2",
+    "roc_auc": "ROC-AUC",
+    "rocauc": "ROC-AUC (OGB)",
+    "accuracy": "accuracy",
+}
+# One colour a model in every picture, told apart also by colour-blind readers.
+COLOURS = {"plstm": "#d55e00", "gine": "#0072b2", "gatv2": "#009e73"}
+
+
+def title(key: str) -> str:
+    return TITLES.get(key, key)
+
+
+def final_metrics(task: str, pred: Tensor, target: Tensor, evaluator=None) -> dict[str, float]:
+    """All metrics of one set.
+
+    Args:
+        task: "regression" or "binary".
+        pred: [B] values in the target's unit, or probabilities.
+        target: [B].
+        evaluator: the benchmark's own, if any; its values win.
+    """
+    if task == "regression":
+        values = {
+            "rmse": float(mean_squared_error(pred, target, squared=False)),
+            "mae": float(mean_absolute_error(pred, target)),
+            # Not defined for a single molecule.
+            "r2": float(r2_score(pred, target)) if len(pred) > 1 else float("nan"),
+        }
+    else:
+        both = 0 < target.sum() < len(target)
+        values = {
+            "roc_auc": float(binary_auroc(pred, target.long())) if both else float("nan"),
+            "accuracy": float(binary_accuracy(pred, target.long())),
+        }
+    if evaluator is not None:
+        official = evaluator(pred, target)
+        values.pop("roc_auc", None) if "rocauc" in official else None
+        values = {**official, **{k: v for k, v in values.items() if k not in official}}
+    return values
+
+
+def environment(seed: int) -> dict:
+    """How to run this again: command, seed, versions, machine. No paths of this machine."""
+    names = ("torch", "torch_geometric", "torch_scatter", "lightning", "rdkit", "ogb")
+    return {
+        "command": command_line(),
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def plain(config) -> dict:
+    """A dataclass as a dictionary, without what was left unset."""
+    return {key: value for key, value in asdict(config).items() if value is not None}
+
+
+def command_line() -> str:
+    """The command as typed, with absolute paths cut to their last part."""
+    spec = sys.modules["__main__"].__spec__
+    start = Path(sys.argv[0]).name if spec is None else f"-m {spec.name}"
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", *start.split(), *words])
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def print_table(heading: str, rows: dict[str, dict], console: Console | None = None) -> None:
+    """The table at the end of a run.
+
+    Args:
+        heading: above the table.
+        rows: model -> {"test": {metric: value}, "parameters", "seconds_per_epoch", "epochs"}.
+        console: where to print; the terminal by default.
+    """
+    table = Table(title=heading)
+    table.add_column("model")
+    for metric in next(iter(rows.values()))["test"]:
+        table.add_column(f"test {title(metric)}", justify="right")
+    for column in ("parameters", "seconds per epoch", "epochs"):
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(
+            title(name),
+            *(f"{value:.3f}" for value in row["test"].values()),
+            f"{row['parameters']:,}",
+            f"{row['seconds_per_epoch']:.2f}",
+            str(row["epochs"]),
+        )
+    (console or Console()).print(table)
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def plot_curves(path: Path, curves: dict[str, list[dict]], metric: str) -> None:
+    """Training loss, and the validation metric, over the epochs.
+
+    Args:
+        path: PNG file.
+        curves: model -> one dictionary per epoch, as ``History.epochs``.
+        metric: name of the validation metric, without "valid_".
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name, epochs in curves.items():
+        count = range(1, len(epochs) + 1)
+        style = {"label": title(name), "color": COLOURS.get(name)}
+        left.plot(count, [epoch["loss"] for epoch in epochs], **style)
+        right.plot(count, [epoch[f"valid_{metric}"] for epoch in epochs], **style)
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    right.set(xlabel="epoch", ylabel=f"validation {title(metric)}")
+    if metric in ("rmse", "mae"):
+        right.set_yscale("log")
+    left.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_predictions(
+    path: Path, task: str, preds: dict[str, Tensor], target: Tensor, label: str
+) -> None:
+    """Predicted against true values of the test set, or ROC curves.
+
+    Args:
+        path: PNG file.
+        task: "regression" or "binary".
+        preds: model -> [B] predictions.
+        target: [B].
+        label: what is predicted.
+    """
+    if task == "binary":
+        figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+        for name, pred in preds.items():
+            false, true, _ = roc_curve(target.numpy(), pred.numpy())
+            axes.plot(false, true, label=title(name), color=COLOURS.get(name))
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--")
+        axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+        axes.set_title(f"{label}: test set")
+        axes.legend()
+    else:
+        figure, row = plt.subplots(
+            1, len(preds), figsize=(4 * len(preds), 4), sharex=True, sharey=True,
+            squeeze=False, layout="constrained",
+        )  # fmt: skip
+        low, high = float(target.min()), float(target.max())
+        for axes, (name, pred) in zip(row[0], preds.items()):
+            axes.scatter(target, pred, s=8, alpha=0.6, color=COLOURS.get(name), linewidths=0)
+            axes.plot([low, high], [low, high], color="grey", linewidth=0.8, linestyle="--")
+            rmse = float(mean_squared_error(pred, target, squared=False))
+            axes.set(title=f"{title(name)}: RMSE {rmse:.3f}", xlabel=f"true {label}")
+            axes.grid(alpha=0.3)
+        row[0][0].set_ylabel(f"predicted {label}")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
