@@ -59,33 +59,49 @@ def canonical_rank(
         [N] int64.
     """
     src, dst = edge_index
-    index = np.arange(num_nodes)
+    node = np.arange(num_nodes)
     component = components(edge_index, num_nodes)
     rank = np.zeros(num_nodes, dtype=np.int64) if color is None else color
-    rank = _dense_rank(component, rank, np.zeros(num_nodes, dtype=np.int64))
-    for split in range(_MAX_SPLITS + 1):
-        while True:
-            # The multiset of neighbours as a sum of hashes: a function of ranks alone.
-            neighbours = np.zeros(num_nodes, dtype=np.uint64)
-            np.add.at(neighbours, dst, _mix(rank[src]))
-            refined = _dense_rank(component, rank, neighbours)
-            if np.array_equal(refined, rank):
-                break
-            rank = refined
-        tied = src[rank[src] == rank[dst]]
-        if not tied.size or split == _MAX_SPLITS:
-            break
-        # Of the tied nodes, per component: the first by (rank, index) comes before its equals.
-        tied = tied[np.lexsort((tied, rank[tied], component[tied]))]
-        first = tied[np.diff(component[tied], prepend=-1) != 0]
-        later = np.ones(num_nodes, dtype=np.int64)
-        later[first] = 0
-        rank = _dense_rank(component, rank, later)
-    return rank * max(num_nodes, 1) + index if tied.size else rank
+    rank = _dense_rank(component, rank)
+    result = rank.copy()
+    splits = np.zeros(num_nodes, dtype=np.int64)  # of the component of each lowest node
+    while src.size:
+        # The multiset of neighbours as a sum of hashes: a function of ranks alone.
+        neighbours = np.zeros(node.size, dtype=np.uint64)
+        np.add.at(neighbours, dst, _mix(rank[src]))
+        refined = _dense_rank(component, rank, neighbours)
+        stable = np.ones(num_nodes, dtype=bool)
+        stable[component[refined != rank]] = False
+        rank = refined
+        # In stable components, the first tied node by (rank, index) comes before its equals.
+        tied = src[(rank[src] == rank[dst]) & stable[component[src]]]
+        spent = splits[component[tied]] >= _MAX_SPLITS
+        if spent.any():
+            out = np.zeros(num_nodes, dtype=bool)
+            out[component[tied[spent]]] = True
+            rank = _dense_rank(component, rank, np.where(out[component], node, 0))
+            tied = tied[~spent]
+        if tied.size:
+            tied = tied[np.lexsort((tied, rank[tied], component[tied]))]
+            first = tied[np.diff(component[tied], prepend=-1) != 0]
+            splits[component[first]] += 1
+            stable[component[first]] = False
+            later = np.ones(node.size, dtype=np.int64)
+            later[first] = 0
+            rank = _dense_rank(component, rank, later)
+        # Only the components that are not finished go on.
+        result[node] = rank
+        rest = ~stable[component]
+        if not rest.all():
+            local = np.cumsum(rest) - 1
+            arcs = rest[src]
+            src, dst = local[src[arcs]], local[dst[arcs]]
+            node, component, rank = node[rest], component[rest], rank[rest]
+    return result
 
 
 def _dense_rank(component: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """[N] rank of (first key, second key) among the different ones of the component, from 0."""
+    """[N] rank of a node's keys among the different ones of its component, from 0."""
     order = np.lexsort((*keys[::-1], component))
     fresh = np.zeros(component.size, dtype=bool)
     other = np.zeros(component.size, dtype=bool)
