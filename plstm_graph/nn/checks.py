@@ -57,11 +57,14 @@ def plain_edge_index(
             edge_attr = value
         return index, edge_attr
     if not isinstance(edge_index, Tensor):
-        raise ValueError(
-            f"expected edge_index as a [2, M] tensor, EdgeIndex or sparse tensor, "
-            f"got {type(edge_index).__name__}"
-        )
-    return edge_index, edge_attr
+        got = type(edge_index).__name__
+    elif edge_index.dtype != torch.int64 or edge_index.dim() != 2 or edge_index.size(0) != 2:
+        got = f"{edge_index.dtype} {list(edge_index.shape)}"
+    else:
+        return edge_index, edge_attr
+    raise ValueError(
+        f"expected edge_index as an int64 tensor [2, M], EdgeIndex or sparse tensor, got {got}"
+    )
 
 
 def check_x(x: Tensor, in_channels: int, dtype: torch.dtype | None) -> None:
@@ -141,13 +144,13 @@ def resolve_graph(
     batch: Tensor | None,
     use_values: bool,
     reverse_flow: bool,
-) -> tuple[LineGraph, Tensor | None, int]:
-    """The line graph of the input, its edge features, and M, the number of input edges."""
+) -> tuple[LineGraph, Tensor, Tensor | None]:
+    """The line graph of the input, its edges as a [2, M] tensor, and its edge features."""
     if edge_index is None:
         if line_graph is None:
             raise ValueError("expected edge_index or line_graph, got neither; pass one of them")
         check_line_graph(line_graph, x, None)
-        return line_graph, edge_attr, line_graph.num_edges
+        return line_graph, line_graph.edge_index, edge_attr
     if reverse_flow and is_sparse(edge_index):
         raise ValueError(
             "expected edge_index as a [2, M] tensor with flow='target_to_source', got a sparse "
@@ -160,7 +163,7 @@ def resolve_graph(
         )
     else:
         check_line_graph(line_graph, x, edge_index)
-    return line_graph, edge_attr, edge_index.size(1)
+    return line_graph, edge_index, edge_attr
 
 
 def check_line_graph(line_graph: LineGraph, x: Tensor, edge_index: Tensor | None) -> None:

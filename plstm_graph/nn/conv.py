@@ -166,10 +166,11 @@ class PLSTMConv(MessagePassing):
         dtype = None if proj.lazy else self.lin_out.weight.dtype
         check_x(x, proj.lin_node.in_channels, dtype)
         reverse_flow = self.flow == "target_to_source"
-        line_graph, edge_attr, columns = resolve_graph(
+        line_graph, edge_index, edge_attr = resolve_graph(
             x, edge_index, edge_attr, line_graph, orientation=self.orientation, batch=batch,
             use_values=self.edge_dim is not None, reverse_flow=reverse_flow,
         )
+        columns = edge_index.size(1)
         edge_attr = check_edge_attr(edge_attr, proj.edge_dim, columns, x, dtype)
         if proj.lazy:
             proj.materialize(x, edge_attr)

@@ -198,7 +198,7 @@ class PLSTM(torch.nn.Module):
                 f"expected no edge_attr (edge_dim=None and no edge_encoder), got "
                 f"{list(edge_attr.shape)}; build the model with edge_dim={edge_attr.size(-1)}"
             )
-        line_graph, edge_attr, _ = resolve_graph(
+        line_graph, edge_index, edge_attr = resolve_graph(
             x, edge_index, edge_attr, line_graph, orientation=self.orientation, batch=batch,
             use_values=self.edge_encoder is not None, reverse_flow=False,
         )
