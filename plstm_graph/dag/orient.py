@@ -70,15 +70,11 @@ def orient_numpy(
     num_nodes: int,
     orientation: str | np.ndarray = "auto",
     batch: np.ndarray | None = None,
-    seed: int | None = None,
+    seed: int | list[int] | None = None,
 ) -> np.ndarray:
     """:func:`orient` on numpy arrays."""
     if isinstance(orientation, str):
-        if orientation not in ORIENTATIONS:
-            raise ValueError(
-                f"expected orientation as one of {', '.join(ORIENTATIONS)} or a rank tensor, "
-                f"got {orientation!r}"
-            )
+        check_orientation(orientation)
     elif isinstance(orientation, np.ndarray):
         _check_rank(orientation, num_nodes)
     else:
@@ -125,6 +121,15 @@ def orient_numpy(
     return np.flatnonzero(keep | (rank[src] < rank[dst]))
 
 
+def check_orientation(name: str) -> None:
+    """Raise ``ValueError`` unless it is one of :data:`ORIENTATIONS`."""
+    if name not in ORIENTATIONS:
+        raise ValueError(
+            f"expected orientation as one of {', '.join(ORIENTATIONS)} or a rank tensor, "
+            f"got {name!r}"
+        )
+
+
 def _check_rank(rank: np.ndarray, num_nodes: int) -> None:
     if rank.shape != (num_nodes,):
         raise ValueError(
@@ -165,7 +170,7 @@ def _rank(
     num_nodes: int,
     orientation: str,
     symmetric: np.ndarray,
-    seed: int | None,
+    seed: int | list[int] | None,
 ) -> np.ndarray:
     """[N] ranks; whatever they are at nodes of graphs that are not symmetric is not used."""
     index = np.arange(num_nodes)

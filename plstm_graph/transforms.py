@@ -1,0 +1,282 @@
+"""Building line graphs in PyG's data pipeline: per graph, per batch, or for a whole data set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+from torch_geometric.transforms import BaseTransform
+
+from plstm_graph.dag.build import LineParts, build_line_parts
+from plstm_graph.dag.orient import check_orientation
+from plstm_graph.data import LINE_KEYS, LineGraphData
+
+
+class _Builder:
+    """What the transform and the collater share: the orientation, and seeds to draw it with."""
+
+    def __init__(self, orientation: str, seed: int | None, rank: str) -> None:
+        if not isinstance(orientation, str):
+            raise ValueError(
+                f"expected orientation as a name, got {type(orientation).__name__}; to use ranks, "
+                f'store them with each graph and pass orientation="canonical", rank="<their key>"'
+            )
+        check_orientation(orientation)
+        self.orientation = orientation
+        self.seed = seed
+        self.rank = rank
+        self._draws = 0
+
+    def _next_seed(self) -> list[int] | None:
+        """A new seed for each call, in every worker and epoch (None: from torch's generator)."""
+        if self.orientation != "random" or self.seed is None:
+            return None
+        self._draws += 1
+        # Each epoch's workers start from the same copy of this object, so the count alone would
+        # repeat; the loader gives each of them a seed of its own.
+        worker = torch.utils.data.get_worker_info()
+        return [self.seed, self._draws, 0 if worker is None else worker.seed]
+
+    def _build(self, data: Data, batch: Tensor | None) -> LineParts:
+        orientation: str | np.ndarray = self.orientation
+        if orientation == "canonical" and self.rank in data:
+            orientation = data[self.rank].cpu().numpy()
+        edge_index, num_nodes = _edges(data)
+        batch = None if batch is None else batch.cpu().numpy()
+        return build_line_parts(edge_index, num_nodes, orientation, batch, self._next_seed())
+
+
+class ToLineGraph(_Builder, BaseTransform):
+    """Store the line graph with each graph.
+
+    Use it as ``pre_transform`` (built once) or, to draw orientations, as ``transform``. Apply it
+    last: what changes the edges afterwards makes the line graph stale. For whole data sets in
+    memory :func:`to_line_graphs` is faster, for drawing anew in each batch
+    :class:`LineGraphCollater`.
+
+    Args:
+        orientation: see :mod:`plstm_graph.dag.orient`.
+        seed: for ``orientation="random"``: each call draws anew, from this seed and the number of
+            calls so far, and in a loader's worker from the worker's seed of the epoch too.
+            Default: from torch's generator, which every worker and epoch has its own of.
+        rank: key of a rank tensor [N]; ``orientation="canonical"`` uses it where a graph has it
+            (:func:`plstm_graph.dag.molecule.from_smiles` stores RDKit's canonical ranks so).
+
+    Returns:
+        A new :class:`plstm_graph.data.LineGraphData` (or a ``Batch`` of them, for a ``Batch``).
+
+    Raises:
+        ValueError: as :func:`plstm_graph.dag.orient.orient`, and on a bad ``edge_index``.
+        TypeError: on a ``Data`` class that is not derived from :class:`LineGraphData`.
+    """
+
+    def __init__(
+        self, orientation: str = "auto", seed: int | None = None, rank: str = "canonical_rank"
+    ) -> None:
+        super().__init__(orientation, seed, rank)
+
+    def forward(self, data: Data) -> LineGraphData:
+        if isinstance(data, Batch):
+            return _store_in_batch(data, self._build(data, data.batch))
+        return _store(data, _tensors(self._build(data, None), data.edge_index.device))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(orientation={self.orientation!r}, seed={self.seed})"
+
+
+class LineGraphCollater(_Builder):
+    """Collate plain graphs and build the line graph of the whole batch at once.
+
+    With ``orientation="random"`` every batch is oriented anew, which costs far less than drawing
+    graph by graph::
+
+        torch.utils.data.DataLoader(dataset, batch_size=64, collate_fn=LineGraphCollater())
+
+    (not PyG's ``DataLoader``, which insists on its own collater).
+
+    Args:
+        orientation, seed, rank: as in :class:`ToLineGraph`.
+        follow_batch, exclude_keys: as in ``Batch.from_data_list``.
+    """
+
+    def __init__(
+        self,
+        orientation: str = "random",
+        seed: int | None = None,
+        rank: str = "canonical_rank",
+        *,
+        follow_batch: Sequence[str] = (),
+        exclude_keys: Sequence[str] = (),
+    ) -> None:
+        super().__init__(orientation, seed, rank)
+        self.follow_batch = list(follow_batch)
+        self.exclude_keys = list(exclude_keys)
+
+    def __call__(self, data_list: list[Data]) -> Batch:
+        batch = Batch.from_data_list(data_list, self.follow_batch, [*self.exclude_keys, *LINE_KEYS])
+        return _store_in_batch(batch, self._build(batch, batch.batch))
+
+
+def redraw(data: Data | Batch, seed: int | None = None) -> LineGraphData:
+    """A copy of a graph or batch with newly drawn orientations (``data`` itself is left alone).
+
+    Average a model's predictions over some of them: the DAG of an undirected graph is arbitrary.
+    Directed acyclic graphs stay as they are.
+
+    Args:
+        data: a graph or batch, with a line graph or without.
+        seed: the same seed draws the same orientations. Default: from torch's generator.
+    """
+    return ToLineGraph("random", seed)(data)
+
+
+def to_line_graphs(
+    data_list: Sequence[Data],
+    orientation: str = "auto",
+    seed: int | None = None,
+    rank: str = "canonical_rank",
+    *,
+    chunk_size: int = 1000,
+) -> list[LineGraphData]:
+    """:class:`ToLineGraph` for many graphs, several times faster.
+
+    Chunks of ``chunk_size`` graphs are built as one disjoint union and taken apart again. The
+    result is that of the transform (for ``"random"``, with other draws).
+    """
+    builder = _Builder(orientation, seed, rank)
+    out: list[LineGraphData] = []
+    for start in range(0, len(data_list), chunk_size):
+        chunk = [data_list[i] for i in range(start, min(start + chunk_size, len(data_list)))]
+        out += _build_chunk(chunk, builder)
+    return out
+
+
+def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
+    edges, sizes = zip(*(_edges(data) for data in chunk))
+    num_nodes = np.array(sizes)
+    num_columns = np.array([e.shape[1] for e in edges])
+    first_node = np.cumsum(num_nodes) - num_nodes
+    first_column = np.cumsum(num_columns) - num_columns
+    union = Data(edge_index=torch.from_numpy(np.concatenate(edges, axis=1)))
+    union.edge_index += torch.from_numpy(np.repeat(first_node, num_columns))
+    union.num_nodes = int(num_nodes.sum())
+    ranks = [data[builder.rank] for data in chunk if builder.rank in data]
+    if builder.orientation == "canonical" and ranks:
+        if len(ranks) < len(chunk):  # some by their ranks, some by structure: one at a time
+            transform = ToLineGraph("canonical", rank=builder.rank)
+            return [transform(data) for data in chunk]
+        union[builder.rank] = torch.cat(ranks)
+    batch = np.repeat(np.arange(len(chunk)), num_nodes)
+    parts = builder._build(union, torch.from_numpy(batch))
+    num_edges, num_lines = _sizes(parts, batch, len(chunk))
+    first_edge = np.cumsum(num_edges) - num_edges
+    local = LineParts(
+        parts.dag_edge_index - np.repeat(first_node, num_edges),
+        parts.line_index - np.repeat(first_edge, num_lines),
+        parts.edge_id - np.repeat(first_column, num_edges),
+        parts.level,
+        parts.multitree_mask,
+    )
+    columns = [
+        torch.from_numpy(part).split(size.tolist(), dim=-1)
+        for part, size in zip(local, (num_edges, num_lines, num_edges, num_edges, num_lines))
+    ]
+    # Copies, so that no graph keeps (or pickles) the memory of the whole chunk.
+    return [
+        _store(
+            data,
+            [
+                t.clone(memory_format=torch.contiguous_format).to(data.edge_index.device)
+                for t in tensors
+            ],
+        )
+        for data, tensors in zip(chunk, zip(*columns))
+    ]
+
+
+def _sizes(parts: LineParts, batch: np.ndarray, num_graphs: int) -> tuple[np.ndarray, np.ndarray]:
+    """The number of edges and of line edges of each graph."""
+    graph = batch[parts.dag_edge_index[0]]
+    return (
+        np.bincount(graph, minlength=num_graphs),
+        np.bincount(graph[parts.line_index[0]], minlength=num_graphs),
+    )
+
+
+def _edges(data: Data) -> tuple[np.ndarray, int]:
+    """The checked edge_index of a graph, and its number of nodes."""
+    edge_index = data._store.get("edge_index")
+    if not isinstance(edge_index, Tensor):
+        raise ValueError(
+            f"expected data with edge_index as a tensor [2, M], got {type(edge_index).__name__}; "
+            f"build it from the graph's adjacency first"
+        )
+    if edge_index.dtype != torch.int64 or edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"expected edge_index of dtype torch.int64 and shape [2, M], got {edge_index.dtype} "
+            f"and {list(edge_index.shape)}"
+        )
+    num_nodes = data.num_nodes or 0
+    if type(edge_index) is not Tensor:  # PyG's EdgeIndex
+        edge_index = edge_index.as_subclass(Tensor)
+    array = edge_index.cpu().numpy()
+    if array.size and (array.min() < 0 or array.max() >= num_nodes):
+        raise ValueError(
+            f"expected edge_index between 0 and {num_nodes - 1} ({num_nodes} nodes), got values "
+            f"from {array.min()} to {array.max()}"
+        )
+    return array, num_nodes
+
+
+def _tensors(parts: LineParts, device: torch.device) -> list[Tensor]:
+    return [torch.from_numpy(part).to(device) for part in parts]
+
+
+def _store(data: Data, tensors: Sequence[Tensor]) -> LineGraphData:
+    """A new graph: ``data`` and its line graph."""
+    if isinstance(data, LineGraphData):
+        out = copy.copy(data)
+    elif type(data) is Data:
+        out = LineGraphData()
+        for key, value in data._store.items():
+            out._store[key] = value
+    else:
+        raise TypeError(
+            f"expected torch_geometric.data.Data or a class derived from "
+            f"plstm_graph.data.LineGraphData, got {type(data).__name__}; derive it from that class"
+        )
+    for key, tensor in zip(LINE_KEYS, tensors):
+        out._store[key] = tensor
+    return out
+
+
+def _store_in_batch(batch: Batch, parts: LineParts) -> Batch:
+    """A new batch: ``batch`` and its line graph, as if its graphs had been collated with theirs."""
+    base = type(batch).__bases__[-1]
+    if base is not Data and not issubclass(base, LineGraphData):
+        _store(base(), ())  # raises
+    out = Batch(_base_cls=base if issubclass(base, LineGraphData) else LineGraphData)
+    for key, value in batch.__dict__.items():
+        if key not in ("_store", "_line_graph"):
+            out.__dict__[key] = value
+    for key, value in batch._store.__dict__.items():
+        if key not in ("_mapping", "_parent", "_cached_attr"):
+            out._store.__dict__[key] = value  # such as the number of nodes of each graph
+    for key, value in batch._store.items():
+        out._store[key] = value
+    for key, tensor in zip(LINE_KEYS, _tensors(parts, batch.edge_index.device)):
+        out._store[key] = tensor
+    if "_slice_dict" in batch.__dict__:
+        sizes = _sizes(parts, batch.batch.cpu().numpy(), batch.num_graphs)
+        edges, lines = (torch.from_numpy(np.append(0, np.cumsum(size))) for size in sizes)
+        columns = batch._slice_dict["edge_index"]
+        zero = torch.zeros(batch.num_graphs, dtype=torch.int64)
+        slices = (edges, lines, edges, edges, lines)
+        incs = (batch.ptr[:-1].cpu(), edges[:-1], columns[:-1], zero, zero)
+        out.__dict__["_slice_dict"] = {**batch._slice_dict, **dict(zip(LINE_KEYS, slices))}
+        out.__dict__["_inc_dict"] = {**batch._inc_dict, **dict(zip(LINE_KEYS, incs))}
+    return out
