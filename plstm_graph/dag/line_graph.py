@@ -101,7 +101,11 @@ class LineGraph:
         self.is_multitree = is_multitree
         #: [L] rows of the unpruned graph's ``line_index``, for a graph made by :meth:`multitree`.
         self.line_id: Tensor | None = None
-        self._cache: dict[str, Any] = {}
+        #: False for an original, True for its reverse.
+        self.is_reversed = False
+        self._cache: dict[Any, Any] = {}
+        # One dictionary for a graph, its reverse and its multitree: what is the same for all.
+        self._family: dict[Any, Any] = {"original": self}
 
     @classmethod
     def _trusted(cls, *args: Any, **kwargs: Any) -> LineGraph:
@@ -232,7 +236,9 @@ class LineGraph:
                 is_multitree=self.is_multitree,
             )
             other.line_id = self.line_id
+            other.is_reversed = not self.is_reversed
             other._cache["reverse"] = self
+            other._family = self._family
             self._cache["reverse"] = other
         return self._cache["reverse"]
 
@@ -264,6 +270,8 @@ class LineGraph:
                 is_multitree=True,
             )
             other.line_id = line_id
+            other.is_reversed = self.is_reversed
+            other._family = self._family
             self._cache["multitree"] = other
             if reverse is not None:
                 reverse._cache["multitree"] = other.reverse()
@@ -283,6 +291,7 @@ class LineGraph:
             is_multitree=self.is_multitree,
         )
         other.line_id = None if self.line_id is None else self.line_id.to(device)
+        other.is_reversed = self.is_reversed
         for key in ("level", "num_levels", "multitree_mask"):
             if key in self._cache:
                 value = self._cache[key]
@@ -351,7 +360,9 @@ class LineGraph:
             raise ValueError(f"expected node_batch >= 0, got {int(batch.min())}")
         src, dst = self.edge_index
         if not bool((batch[src] == batch[dst]).all()):
-            raise ValueError("expected edges inside one graph, got an edge between two of node_batch")
+            raise ValueError(
+                "expected edges inside one graph, got an edge between two of node_batch"
+            )
 
     def __repr__(self) -> str:
         kind = ", multitree" if self.is_multitree else ""
@@ -364,4 +375,4 @@ class LineGraph:
         """Pickle the graph, not its caches: they refer to each other and are cheap to rebuild."""
         keep = ("level", "num_levels", "multitree_mask")
         cache = {key: self._cache[key] for key in keep if key in self._cache}
-        return {**self.__dict__, "_cache": cache}
+        return {**self.__dict__, "_cache": cache, "_family": {"original": self}}

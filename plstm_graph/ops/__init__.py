@@ -1,5 +1,5 @@
-"""Operators. The public ones are :func:`plstm` and :func:`dag_scan`."""
+"""Operators. The public ones are :func:`plstm`, :func:`dag_scan` and :func:`prepare`."""
 
-from plstm_graph.ops.dispatch import dag_scan, plstm
+from plstm_graph.ops.dispatch import dag_scan, plstm, prepare
 
-__all__ = ["dag_scan", "plstm"]
+__all__ = ["dag_scan", "plstm", "prepare"]

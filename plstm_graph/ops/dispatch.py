@@ -1,9 +1,236 @@
-from plstm_graph.ops.naive import naive_dag_scan, naive_plstm
+r"""``plstm`` and ``dag_scan``: checks, the choice of form, state tracking, half precision.
+
+**The cost model** behind ``form="auto"``. Microseconds per part of the batch and head, forward
+plus backward, with constants measured on one CPU core (other devices use the same ones):
+
+- parallel: ``SOLVE_COST * E^2 n + PASS_COST * max(E, n) n`` (dense solves, passes over rows);
+- levelwise: ``STATE_COST * E K V`` (passes over the states).
+
+Each part takes the cheaper one: with K = V = 24 parts of up to some 200 edges are solved densely,
+cut into buckets of similar size, and larger ones are scanned together. A batch is only split if
+both kinds occur; one that goes levelwise as a whole carries the smaller of its two payloads
+(:func:`plstm_graph.ops.levelwise.payload_of`).
+
+**State tracking.** J x J transitions are scalar ones on a line graph whose edges are repeated J
+times, with J^2 line edges for each one: that graph goes through the same forms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from plstm_graph.dag.expand import expand_states
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.segments import bucket_cost, segments
+from plstm_graph.dag.split import SubGraph, subgraph
+from plstm_graph.ops.checks import check_plstm, check_scan
+from plstm_graph.ops.levelwise import payload_of
+from plstm_graph.ops.naive import naive_plstm
+from plstm_graph.ops.propagate import propagate, tables_of
+from plstm_graph.ops.scan import levelwise_dag_scan
+
+#: Microseconds per element of a part's states.
+STATE_COST = 1.2e-2
+#: Most elements that the dense systems of form="parallel" may hold together.
+MAX_DENSE = 1 << 30
 
 
-def plstm(query, key, value, source, transition, mark, direct, line_graph, *, scale=1.0, form="auto", backend="auto"):
-    return naive_plstm(query, key, value, source, transition, mark, direct, line_graph, scale=scale)
+def _compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """The inputs' dtype, or float32 where they are halves."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
 
 
-def dag_scan(x, transition, line_graph, *, reverse=False, backend="auto"):
-    return naive_dag_scan(x, transition, line_graph.reverse() if reverse else line_graph)
+def _plan_auto(
+    line_graph: LineGraph, heads: int, k: int, v: int
+) -> list[tuple[str, SubGraph | None]]:
+    """Pairs of form and parts (None: the whole graph), cached on the line graph."""
+    key = ("auto", heads, k, v)
+    if key not in line_graph._cache:
+        seg = segments(line_graph)
+        levelwise_cost = STATE_COST * seg.num_edges * k * v
+        dense = bucket_cost(seg.num_nodes, seg.num_edges) <= levelwise_cost
+        large = ~dense & (seg.num_edges > 0)
+        if not large.any():
+            plan = [("parallel", None)]
+        elif large.sum() == (seg.num_edges > 0).sum():
+            plan = [("levelwise", None)]
+        else:
+            plan = [
+                ("parallel", subgraph(line_graph, ~large)),
+                ("levelwise", subgraph(line_graph, large)),
+            ]
+        line_graph._cache[key] = plan
+    return line_graph._cache[key]
+
+
+def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:
+    """Compute now what ``form="auto"`` needs of a line graph, its reverse, its multitree and that
+    one's reverse. It is otherwise computed at first use, which ``torch.compile`` cannot trace.
+
+    Args:
+        line_graph: the line graph.
+        heads: H; key_size: K; value_size: V of the layers that will use it.
+
+    Returns:
+        The line graph.
+    """
+    for graph in (line_graph, line_graph.multitree()):
+        for directed in (graph, graph.reverse()):
+            for form, sub in _plan_auto(directed, heads, key_size, value_size):
+                whole = directed if sub is None else sub.line_graph
+                tables_of(whole, _inner_form(form, whole, heads, key_size, value_size), heads)
+    return line_graph
+
+
+def _inner_form(form: str, line_graph: LineGraph, heads: int, k: int, v: int) -> str:
+    """The form of :mod:`plstm_graph.ops.propagate` for a public one."""
+    if form == "parallel":
+        return "dense"
+    key = ("payload", heads, k, v)
+    if key not in line_graph._cache:
+        line_graph._cache[key] = payload_of(line_graph, heads, k, v)
+    return line_graph._cache[key]
+
+
+def _auto(inputs: tuple[Tensor, ...], line_graph: LineGraph, scale: float) -> Tensor:
+    out = None
+    for form, sub in _plan_auto(line_graph, *inputs[0].shape[1:], inputs[2].size(2)):
+        if sub is None:
+            return _run(form, inputs, line_graph, scale)
+        rows = (*(sub.node_id,) * 3, sub.edge_id, sub.line_id, sub.edge_id, sub.node_id)
+        parts = tuple(x.index_select(0, i) for x, i in zip(inputs, rows))
+        h = _run(form, parts, sub.line_graph, scale)
+        out = h.new_zeros(inputs[2].shape) if out is None else out
+        out = out.index_copy(0, sub.node_id, h)
+    return out
+
+
+def _check_dense(line_graph: LineGraph, heads: int) -> None:
+    seg = segments(line_graph)
+    elements = heads * int((seg.num_edges**2).sum())
+    if elements > MAX_DENSE:
+        raise ValueError(
+            f"expected form='parallel' on graphs whose dense systems hold at most {MAX_DENSE} "
+            f"elements, got {elements} (largest graph: {int(seg.num_edges.max())} edges); "
+            f"use form='auto' or 'levelwise'"
+        )
+
+
+def _run(form: str, inputs: tuple[Tensor, ...], line_graph: LineGraph, scale: float) -> Tensor:
+    if form == "naive":
+        return naive_plstm(*inputs, line_graph, scale=scale)
+    if form == "auto":
+        return _auto(inputs, line_graph, scale)
+    if form == "parallel" and ("tables", "dense", inputs[0].size(1)) not in line_graph._cache:
+        _check_dense(line_graph, inputs[0].size(1))
+    inner = _inner_form(form, line_graph, *inputs[0].shape[1:], inputs[2].size(2))
+    return propagate(inputs, line_graph, scale=scale, form=inner)
+
+
+def _unfold_edges(x: Tensor) -> Tensor:
+    """[E, H, J, *] -> [E * J, H, *], edge-major."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _unfold_lines(transition: Tensor) -> Tensor:
+    """[L, H, J, J] -> [L * J * J, H], line edge, then out, then in."""
+    return transition.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def plstm(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    line_graph: LineGraph,
+    *,
+    scale: float = 1.0,
+    form: str = "auto",
+    backend: str = "auto",
+) -> Tensor:
+    r"""Propagate along a DAG with linear source, transition and mark gates (arXiv 2506.11997).
+
+    .. math::
+        C_e = \sum_{l = (e', e)} T_l C_{e'} + S_e\, k_{src(e)} v_{src(e)}^\top
+        \qquad
+        h_n = \sum_{e \to n} M_e C_e^\top q_n + D_n (q_n \cdot k_n) v_n
+
+    All forms give the same values and gradients (first and second).
+
+    Args:
+        query, key: [N, H, K].
+        value: [N, H, V].
+        source, mark: [E, H], or [E, H, J] with state tracking; rows as ``line_graph.edge_index``.
+        transition: [L, H], or [L, H, J, J] (``C_out[i] += sum_j T[i, j] C_in[j]``); rows as
+            ``line_graph.line_index``.
+        direct: [N, H].
+        line_graph: the DAG with its line graph.
+        scale: multiplies the query, in the direct term too.
+        form: ``"auto"`` (by cost, see the module), ``"naive"``, ``"parallel"``, ``"levelwise"``.
+        backend: ``"auto"`` or ``"torch"``.
+
+    Returns:
+        [N, H, V] in the dtype of ``value``. float32 and float64 compute in their own precision,
+        bfloat16 and float16 in float32.
+
+    Raises:
+        ValueError: on a wrong shape, dtype, device, form or backend.
+    """
+    inputs = (query, key, value, source, transition, mark, direct)
+    check_plstm(*inputs, line_graph, form, backend)
+    dtype = _compute_dtype(*inputs)
+    query, key, value_, source, transition, mark, direct = (x.to(dtype) for x in inputs)
+    if source.dim() == 3:
+        line_graph = expand_states(line_graph, source.size(2))
+        source, mark = _unfold_edges(source), _unfold_edges(mark)
+        transition = _unfold_lines(transition)
+    gates = (source, transition, mark, direct)
+    return _run(form, (query, key, value_, *gates), line_graph, scale).to(value.dtype)
+
+
+def dag_scan(
+    x: Tensor,
+    transition: Tensor,
+    line_graph: LineGraph,
+    *,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    r"""c = x + T c along the line graph: :math:`c_e = x_e + \sum_{l = (e', e)} T_l c_{e'}`.
+
+    The one primitive: W = K V gives states, W = nodes of the graph gives gating rows.
+    Differentiable to any order; the backward is the same scan on the reversed line graph.
+
+    Args:
+        x: [E, H, W], or [E, H, J, W] with state tracking.
+        transition: [L, H], or [L, H, J, J].
+        line_graph: the DAG with its line graph.
+        reverse: run along the reversed line graph with transposed transitions: the adjoint scan.
+        backend: ``"auto"`` or ``"torch"``.
+
+    Returns:
+        c, the shape and dtype of x.
+
+    Raises:
+        ValueError: on a wrong shape, dtype, device or backend.
+    """
+    check_scan(x, transition, line_graph, backend)
+    if reverse:
+        line_graph = line_graph.reverse()
+        if transition.dim() == 4:
+            transition = transition.mT
+    dtype = _compute_dtype(x, transition)
+    payload, transition = x.to(dtype), transition.to(dtype)
+    if x.dim() == 3:
+        return levelwise_dag_scan(payload, transition, line_graph).to(x.dtype)
+    e, h, j, w = x.shape
+    expanded = expand_states(line_graph, j)
+    c = levelwise_dag_scan(_unfold_edges(payload), _unfold_lines(transition), expanded)
+    return c.view(e, j, h, w).transpose(1, 2).to(x.dtype)

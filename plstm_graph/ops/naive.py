@@ -34,14 +34,16 @@ def naive_dag_scan(x: Tensor, transition: Tensor, line_graph: LineGraph) -> Tens
         c, the shape of x.
     """
     before = _predecessors(line_graph)
+    # unbind once: indexing x[e] in the loop would make backward quadratic in E.
+    x_of, t_of = x.unbind(0), transition.unbind(0)
     c: list[Tensor | None] = [None] * line_graph.num_edges
     for e in torch.argsort(line_graph.level, stable=True).tolist():
-        c_e = x[e]
+        c_e = x_of[e]
         for l, e_in in before[e]:
             if transition.dim() == 2:
-                c_e = c_e + transition[l][:, None] * c[e_in]
+                c_e = c_e + t_of[l][:, None] * c[e_in]
             else:
-                c_e = c_e + transition[l] @ c[e_in]  # [H, J, J] @ [H, J, W]
+                c_e = c_e + t_of[l] @ c[e_in]  # [H, J, J] @ [H, J, W]
         c[e] = c_e
     return torch.stack(c) if c else x.clone()
 

@@ -1,0 +1,154 @@
+r"""The levelwise form: all edges of one topological level at once.
+
+The payload is the smaller of two. Gating rows (W = nodes of the largest part) share the attention
+and its backward with the parallel form, see :mod:`plstm_graph.ops.parallel`. States (W = K V)
+are here, with a backward written by hand: with X = S k v^T, C = (I - T)^-1 X and g = dL/dh,
+
+.. math::
+    Y_e = M_e\, q_{dst(e)} g_{dst(e)}^\top, \qquad A = (I - T)^{-\top} Y, \qquad
+    dT_l = \langle C_{e_{in}}, A_{e_{out}} \rangle
+
+    dS_e = k^\top A_e v, \quad dk = \sum S_e A_e v, \quad dv = \sum S_e A_e^\top k \quad
+    (k, v \text{ at } src(e))
+
+    dM_e = q^\top C_e g, \quad dq = \sum M_e C_e g \quad (q, g \text{ at } dst(e))
+
+Columns of V never mix, so both passes run over tiles of V and states are recomputed in backward:
+memory is bounded by a tile, whatever the size of the graph.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.schedule import LevelSchedule
+from plstm_graph.dag.segments import segments
+from plstm_graph.ops.scan import TILE_ELEMENTS, scan_levels_
+
+
+class StateTables(NamedTuple):
+    """Indices of a line graph and the schedules of both directions."""
+
+    edge_index: Tensor
+    line_index: Tensor
+    forward: LevelSchedule
+    backward: LevelSchedule
+
+
+def _tiles(edges: int, heads: int, k: int, v: int) -> list[slice]:
+    """Slices of V whose states hold at most ``TILE_ELEMENTS`` elements."""
+    tile = max(1, min(v, TILE_ELEMENTS // max(1, edges * heads * k)))
+    return [slice(i, min(i + tile, v)) for i in range(0, v, tile)]
+
+
+def _scan_outer(
+    left: Tensor, right: Tensor, gate: Tensor, node: Tensor, transition: Tensor, s: LevelSchedule
+) -> Tensor:
+    """Scan of gate_e left_node(e) right_node(e)^T: [E, H, K, V] in the order of the schedule.
+
+    Args:
+        left: [N, H, K]; right: [N, H, V]; gate: [E, H]; node: [E] a node of each edge.
+    """
+    at = node.index_select(0, s.order)
+    gated = left.index_select(0, at) * gate.index_select(0, s.order)[..., None]
+    payload = gated[..., None] * right.index_select(0, at)[:, :, None, :]
+    return scan_levels_(payload, transition, s)
+
+
+def _contract_rows(payload: Tensor, left: Tensor) -> Tensor:
+    """[E, H, K, V] x [E, H, K] -> [E, H, V]"""
+    return torch.matmul(left[:, :, None, :], payload).squeeze(2)
+
+
+def _contract_columns(payload: Tensor, right: Tensor) -> Tensor:
+    """[E, H, K, V] x [E, H, V] -> [E, H, K]"""
+    return torch.matmul(payload, right[..., None]).squeeze(3)
+
+
+def states_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    scale: float,
+    tables: StateTables,
+) -> Tensor:
+    """The layer by states; shapes as :func:`plstm_graph.ops.plstm`, without J."""
+    src, dst = tables.edge_index
+    schedule = tables.forward
+    q = query * scale
+    h = (direct * (q * key).sum(-1))[..., None] * value
+    to = dst.index_select(0, schedule.order)
+    marked = q.index_select(0, to) * mark.index_select(0, schedule.order)[..., None]
+    for tile in _tiles(src.numel(), *key.shape[1:], value.size(2)):
+        states = _scan_outer(key, value[..., tile], source, src, transition, schedule)
+        h[..., tile].index_add_(0, to, _contract_rows(states, marked))
+    return h
+
+
+def states_backward(
+    grad: Tensor, inputs: tuple[Tensor, ...], scale: float, tables: StateTables
+) -> tuple[Tensor, ...]:
+    """Gradients of the seven inputs of :func:`states_forward`."""
+    query, key, value, source, transition, mark, direct = inputs
+    src, dst = tables.edge_index
+    there, back = tables.forward, tables.backward
+    q = query * scale
+    qk = (q * key).sum(-1)
+    gv = (grad * value).sum(-1)
+    dq = (direct * gv)[..., None] * key
+    dk = (direct * gv)[..., None] * q
+    dv = (direct * qk)[..., None] * grad
+    dsource, dmark = torch.zeros_like(source), torch.zeros_like(mark)
+    dtransition = torch.zeros_like(transition)
+    to = dst.index_select(0, there.order)
+    start = src.index_select(0, back.order)
+    e_in, e_out = tables.line_index
+    c_row, a_row = there.position.index_select(0, e_in), back.position.index_select(0, e_out)
+    for tile in _tiles(src.numel(), *key.shape[1:], value.size(2)):
+        g, v = grad[..., tile], value[..., tile]
+        states = _scan_outer(key, v, source, src, transition, there)
+        read = _contract_columns(states, g.index_select(0, to))  # C_e g
+        dmark.index_add_(0, there.order, (read * q.index_select(0, to)).sum(-1))
+        dq.index_add_(0, to, read.mul_(mark.index_select(0, there.order)[..., None]))
+        adjoint = _scan_outer(q, g, mark, dst, transition, back)
+        dtransition += _dots(states, adjoint, c_row, a_row)
+        del states
+        gate = source.index_select(0, back.order)[..., None]
+        read = _contract_columns(adjoint, v.index_select(0, start))  # A_e v
+        k = key.index_select(0, start)
+        dsource.index_add_(0, back.order, (read * k).sum(-1))
+        dk.index_add_(0, start, read.mul_(gate))
+        dv[..., tile].index_add_(0, start, _contract_rows(adjoint, k.mul_(gate)))
+    return dq.mul_(scale), dk, dv, dsource, dtransition, dmark, (qk * gv)
+
+
+def _dots(left: Tensor, right: Tensor, left_row: Tensor, right_row: Tensor) -> Tensor:
+    """<left[i], right[j]> over the last two axes for each pair of rows, in bounded pieces."""
+    width = max(1, left[0].numel()) if left.size(0) else 1
+    piece = max(1, TILE_ELEMENTS // 8 // width)
+    return torch.cat(
+        [
+            torch.linalg.vecdot(
+                left.index_select(0, i).flatten(2), right.index_select(0, j).flatten(2)
+            )
+            for i, j in zip(left_row.split(piece), right_row.split(piece))
+        ]
+    )
+
+
+def payload_of(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> str:
+    """``"rows"`` or ``"states"``: the payload with the fewer elements; states if rows, which
+    are not tiled, would pass ``TILE_ELEMENTS``."""
+    seg = segments(line_graph)
+    n, e = int(seg.num_nodes.max(initial=0)), int(seg.num_edges.max(initial=0))
+    padded = seg.num_nodes.size * max(n, e) * n
+    states = line_graph.num_edges * key_size * value_size
+    return "rows" if padded < states and padded * heads <= TILE_ELEMENTS else "states"

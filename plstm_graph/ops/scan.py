@@ -1,0 +1,109 @@
+r"""The one primitive, ``dag_scan``: c = x + T c along the line graph, i.e. c = (I - T)^-1 x.
+
+Its adjoint is the same operator on the reversed line graph,
+
+.. math:: dx = (I - T)^{-T} dc, \qquad dT_l = \langle c_{e_{in}}, dx_{e_{out}} \rangle,
+
+so backward is another ``dag_scan`` and an edge-wise dot product, to any order of derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.utils import segment
+
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.schedule import LevelSchedule, level_schedule
+
+#: Elements that a temporary of the operators may hold (float32: 256 MB).
+TILE_ELEMENTS = 1 << 26
+
+
+def scan_levels_(c: Tensor, transition: Tensor, schedule: LevelSchedule) -> Tensor:
+    """Scan in place.
+
+    Args:
+        c: [E, H, *] payload in the order of ``schedule.order``; overwritten by the result.
+        transition: [L, H] in the caller's order of line edges.
+        schedule: the level schedule.
+
+    Returns:
+        c.
+    """
+    steps = schedule.steps.tolist()
+    if not steps or c.numel() == 0:
+        return c
+    t = transition.index_select(0, schedule.line_order)
+    t = t.view(*t.shape, *(1,) * (c.dim() - 2))
+    lines = [step[3] for step in steps]
+    for (row, rows, _, _, ptr), t_step, tail in zip(
+        steps, t.split(lines), schedule.tail.split(lines)
+    ):
+        before = c.index_select(0, tail)
+        block = c.narrow(0, row, rows)
+        if ptr < 0:
+            block.addcmul_(t_step, before)
+        else:
+            offsets = schedule.segment_ptr[ptr : ptr + rows + 1]
+            block.add_(segment(before.mul_(t_step), offsets, reduce="sum"))
+    return c
+
+
+def edge_dot(left: Tensor, right: Tensor, e_in: Tensor, e_out: Tensor) -> Tensor:
+    """sum over the payload of left[e_in] * right[e_out]: [E, H, W] x [E, H, W] -> [L, H].
+
+    Differentiable; bounded temporaries unless a graph is recorded.
+    """
+    width = left[0].numel() if left.size(0) else 1
+    chunk = max(1, TILE_ELEMENTS // 2 // max(width, 1))
+    dots = [
+        torch.linalg.vecdot(left.index_select(0, i), right.index_select(0, o))
+        for i, o in zip(e_in.split(chunk), e_out.split(chunk))
+    ]
+    return dots[0] if len(dots) == 1 else torch.cat(dots)
+
+
+@torch.library.custom_op("plstm_graph::dag_scan", mutates_args=())
+def _dag_scan(
+    x: Tensor, transition: Tensor, forward: Sequence[Tensor], backward: Sequence[Tensor]
+) -> Tensor:
+    """``forward`` and ``backward`` are the schedules of the line graph and of its reverse."""
+    schedule = LevelSchedule(*forward)
+    c = x.index_select(0, schedule.order)
+    return scan_levels_(c, transition, schedule).index_select(0, schedule.position)
+
+
+@_dag_scan.register_fake
+def _(x, transition, forward, backward):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx, inputs, output):
+    _, transition, ctx.forward, ctx.backward = inputs
+    ctx.save_for_backward(transition, output)
+
+
+def _backward(ctx, grad):
+    transition, c = ctx.saved_tensors
+    dx = _dag_scan(grad, transition, ctx.backward, ctx.forward)
+    dt = None
+    if ctx.needs_input_grad[1]:
+        order, _, line_order, tail = ctx.forward[:4]
+        # Line edges in scan order know their e_in; those of the reversed schedule their e_out.
+        e_in = torch.empty_like(line_order).index_copy_(0, line_order, order[tail])
+        r_order, _, r_line_order, r_tail = ctx.backward[:4]
+        e_out = torch.empty_like(line_order).index_copy_(0, r_line_order, r_order[r_tail])
+        dt = edge_dot(c, dx, e_in, e_out)
+    return dx, dt, [None] * len(ctx.forward), [None] * len(ctx.backward)
+
+
+_dag_scan.register_autograd(_backward, setup_context=_setup_context)
+
+
+def levelwise_dag_scan(x: Tensor, transition: Tensor, line_graph: LineGraph) -> Tensor:
+    """c = x + T c, all edges of a level at once. x [E, H, W], transition [L, H] -> [E, H, W]."""
+    forward, backward = level_schedule(line_graph), level_schedule(line_graph.reverse())
+    return _dag_scan(x, transition, list(forward), list(backward))
