@@ -86,8 +86,9 @@ def _check_dtype(name: str, value: Tensor, dtype: torch.dtype | None) -> None:
             f"expected {name} of a floating point dtype, got {value.dtype}; "
             f"encode it first, or call .float()"
         )
-    autocast = torch.is_autocast_enabled(value.device.type)
-    if dtype is not None and value.dtype != dtype and not autocast:
+    if dtype is None or value.dtype == dtype:
+        return
+    if not torch.is_autocast_enabled(value.device.type):
         raise ValueError(
             f"expected {name} of dtype {dtype} like the layer's weights, got {value.dtype}; "
             f"convert one of them with .to()"

@@ -240,7 +240,7 @@ class PLSTMConv(MessagePassing):
         query = (query_i * mark.unsqueeze(-1)).unsqueeze(-2)  # [E, H, 1, K]
         return (query @ state.unflatten(-1, (query.size(-1), -1))).squeeze(-2)
 
-    def explain_message(self, inputs: Tensor, dim_size: int | None) -> Tensor:
+    def explain_message(self, inputs: Tensor) -> Tensor:
         """Messages as they are: their states carry the mask already."""
         return inputs
 

@@ -1,0 +1,330 @@
+"""PLSTMConv: the definition, its symmetries, PyG's conventions, and what it refuses."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from conftest import EDGES, edges_of, line_graph_of
+from torch_geometric import EdgeIndex
+from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
+
+from plstm_graph import LineGraph
+from plstm_graph.nn import PLSTMConv
+from plstm_graph.ops.naive import naive_plstm
+
+
+def features(graph, channels=5, edge_dim=3, dtype=torch.double):
+    return (torch.randn(graph.num_nodes, channels, dtype=dtype),
+            torch.randn(graph.num_edges, edge_dim, dtype=dtype))
+
+
+@pytest.fixture(params=["P", "D"])
+def conv(request) -> PLSTMConv:
+    return PLSTMConv(5, 6, 2, mode=request.param, edge_dim=3).double()
+
+
+def by_definition(conv, x, graph, gates):
+    proj = conv.projection
+    q, k, v = (part.unflatten(-1, (conv.heads, -1)) for part in
+               proj.lin_node(x).split(proj.split, -1)[:3])
+    source, transition, mark, direct, _ = gates
+    h = naive_plstm(q, k, v, source, transition, mark, direct, graph, scale=conv.scale)
+    norm = h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() * conv.norm.scale
+    return norm.flatten(1) @ conv.lin_out.weight.t() + conv.lin_out.bias
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_is_the_definition(conv, graph, scale):
+    conv.scale = scale
+    x, edge_attr = features(graph)
+    out, gates = conv(x, graph.edge_index, edge_attr, line_graph=graph, return_gates=True)
+    assert out.shape == (graph.num_nodes, 6)
+    expected = by_definition(conv, x, gates.line_graph, gates)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    # And what it does without a line graph is what it does with one.
+    torch.testing.assert_close(conv(x, graph.edge_index, edge_attr), out, rtol=0, atol=1e-12)
+
+
+def test_backward_on_every_graph(conv, graph):
+    x, edge_attr = features(graph)
+    x.requires_grad_(), edge_attr.requires_grad_()
+    conv(x, graph.edge_index, edge_attr, line_graph=graph).square().sum().backward()
+    leaves = [x, edge_attr, *conv.parameters()]
+    assert all(leaf.grad.isfinite().all() for leaf in leaves if leaf.grad is not None)
+    assert x.grad is not None
+    assert graph.num_edges == 0 or all(leaf.grad is not None for leaf in leaves)
+
+
+@pytest.mark.parametrize("transition_node", ["junction", "start", "all"])
+@pytest.mark.parametrize("mode, normalization", [("P", "source"), ("P", "target"), ("D", "source")])
+def test_gradcheck(mode, normalization, transition_node):
+    graph = line_graph_of(*edges_of("diamond"))
+    conv = PLSTMConv(3, 4, 2, mode=mode, normalization=normalization, edge_dim=2,
+                     transition_node=transition_node).double()
+    x, edge_attr = (v.requires_grad_() for v in features(graph, 3, 2))
+    names, params = zip(*conv.named_parameters())
+
+    def run(x, edge_attr, *params):
+        return torch.func.functional_call(
+            conv, dict(zip(names, params)), (x, graph.edge_index, edge_attr),
+            {"line_graph": graph},
+        )
+
+    assert torch.autograd.gradcheck(run, (x, edge_attr, *params))
+
+
+def test_batch_equals_its_parts(conv):
+    parts = [line_graph_of(*edges_of(name)) for name in EDGES]
+    data = [features(part) for part in parts]
+    offset, edges, batch = 0, [], []
+    for b, part in enumerate(parts):
+        edges.append(part.edge_index + offset)
+        batch += [b] * part.num_nodes
+        offset += part.num_nodes
+    edge_index, batch = torch.cat(edges, 1), torch.tensor(batch)
+    union = line_graph_of(offset, edge_index, node_batch=batch)
+    x, edge_attr = (torch.cat(values) for values in zip(*data))
+    expected = torch.cat([
+        conv(*(x, part.edge_index, edge_attr), line_graph=part)
+        for part, (x, edge_attr) in zip(parts, data)
+    ])
+    for line_graph in (union, None):
+        out = conv(x, edge_index, edge_attr, line_graph=line_graph, batch=batch)
+        torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_permuting_nodes(conv, dag):
+    x, edge_attr = features(dag)
+    out = conv(x, dag.edge_index, edge_attr, line_graph=dag)
+    nodes = torch.randperm(dag.num_nodes)
+    kept = dag.multitree() if conv.mode == "D" else dag  # pruning breaks ties by node
+    edge_index = torch.argsort(nodes)[dag.edge_index]
+    graph = LineGraph(dag.num_nodes, edge_index, kept.line_index)
+    graph.is_multitree = conv.mode == "D"
+    permuted = conv(x[nodes], edge_index, edge_attr, line_graph=graph)
+    torch.testing.assert_close(permuted, out[nodes], rtol=1e-10, atol=1e-10)
+
+
+def test_permuting_edges(conv, dag):
+    x, edge_attr = features(dag)
+    out = conv(x, dag.edge_index, edge_attr, line_graph=dag)
+    edges = torch.randperm(dag.num_edges)
+    permuted = conv(x, dag.edge_index[:, edges], edge_attr[edges])
+    torch.testing.assert_close(permuted, out, rtol=1e-10, atol=1e-10)
+
+
+def test_only_direct_is_left_without_edges(conv):
+    x = torch.randn(4, 5, dtype=torch.double)
+    out, gates = conv(x, torch.empty(2, 0, dtype=torch.long), x.new_empty(0, 3), return_gates=True)
+    q, k, v = (p.view(4, 2, 3) for p in conv.projection.lin_node(x)[:, :18].split(6, -1))
+    h = gates.direct[..., None] * (q * k).sum(-1, keepdim=True) * v
+    torch.testing.assert_close(out, conv.lin_out(conv.norm(h).flatten(1)))
+
+
+def test_directions(conv, dag):
+    x, edge_attr = features(dag)
+    state = conv.state_dict()
+
+    def run(line_graph=dag, edge_index=dag.edge_index, **kwargs):
+        other = PLSTMConv(5, 6, 2, mode=conv.mode, edge_dim=3, **kwargs).double()
+        other.load_state_dict(state)
+        return other(x, edge_index, edge_attr, line_graph=line_graph)
+
+    forward, backward = run(), run(line_graph=dag.reverse())
+    assert not torch.allclose(forward, backward)
+    torch.testing.assert_close(run(reverse=True), backward)
+    torch.testing.assert_close(run(flow="target_to_source"), backward)
+    torch.testing.assert_close(run(flow="target_to_source", reverse=True), forward)
+    if conv.mode == "P":  # pruning breaks ties by node
+        turned = dag.edge_index.flip(0)
+        torch.testing.assert_close(run(None, turned, flow="target_to_source"), forward)
+
+
+def test_symmetric_graph_reads_the_kept_columns(conv, dag):
+    x, edge_attr = features(dag)
+    both = torch.cat([dag.edge_index.flip(0), dag.edge_index], 1)
+    attr = torch.cat([torch.full_like(edge_attr, torch.nan), edge_attr])
+    line_graph = LineGraph(dag.num_nodes, dag.edge_index, dag.line_index,
+                           edge_id=torch.arange(8) + 8)
+    out = conv(x, both, attr, line_graph=line_graph)
+    torch.testing.assert_close(out, conv(x, dag.edge_index, edge_attr, line_graph=dag))
+    edge_attr = torch.cat([edge_attr, edge_attr])
+    assert conv(x, both, edge_attr).isfinite().all()
+
+
+def test_ways_to_give_the_graph(conv, dag):
+    x, edge_attr = features(dag)
+    order = torch.argsort(dag.edge_index[1] * 7 + dag.edge_index[0])
+    edge_index, edge_attr = dag.edge_index[:, order], edge_attr[order]
+    graph = line_graph_of(7, edge_index)
+    out = conv(x, edge_index, edge_attr, line_graph=graph)
+    torch.testing.assert_close(conv(x, None, edge_attr, line_graph=graph), out)
+    index = EdgeIndex(edge_index, sparse_size=(7, 7))
+    torch.testing.assert_close(conv(x, index, edge_attr, line_graph=graph), out)
+    torch.testing.assert_close(conv(x, index, edge_attr), out)
+    adj = torch.sparse_coo_tensor(edge_index.flip(0), edge_attr, (7, 7, 3)).coalesce()
+    torch.testing.assert_close(conv(x, adj), out)
+    csr = torch.sparse_coo_tensor(edge_index.flip(0), torch.ones(8), (7, 7)).to_sparse_csr()
+    torch.testing.assert_close(conv(x, csr, edge_attr, line_graph=graph), out)
+    flow = PLSTMConv(5, 6, edge_dim=3, flow="target_to_source").double()
+    with pytest.raises(ValueError, match="transpose"):
+        flow(x, adj)
+    if WITH_TORCH_SPARSE:
+        adj = SparseTensor(row=edge_index[1], col=edge_index[0], value=edge_attr)
+        torch.testing.assert_close(conv(x, adj), out)
+
+
+def test_lazy(dag):
+    x, edge_attr = features(dag, dtype=torch.float)
+    conv = PLSTMConv(-1, 6, 2, edge_dim=-1)
+    fresh = copy.deepcopy(conv)
+    assert str(conv) == "PLSTMConv(-1, 6, heads=2, mode='P')"
+    out = conv(x, dag.edge_index, edge_attr, line_graph=dag)
+    assert conv.projection.lin_node.weight.shape == (18 + 8, 5)
+    fresh.load_state_dict(conv.state_dict())
+    torch.testing.assert_close(fresh(x, dag.edge_index, edge_attr, line_graph=dag), out)
+    assert torch.equal(conv(x, dag.edge_index, edge_attr, line_graph=dag), out)
+
+
+def test_state_pickle_and_repr(conv, dag):
+    x, edge_attr = features(dag)
+    out = conv(x, dag.edge_index, edge_attr, line_graph=dag)
+    for other in (pickle.loads(pickle.dumps(conv)), copy.deepcopy(conv)):
+        torch.testing.assert_close(other(x, dag.edge_index, edge_attr, line_graph=dag), out)
+    assert set(conv.state_dict()) == {
+        "projection.lin_node.weight", "projection.lin_node.bias", "projection.lin_edge.weight",
+        "norm.scale", "lin_out.weight", "lin_out.bias",
+    }
+    assert str(conv) == f"PLSTMConv(5, 6, heads=2, mode='{conv.mode}')"
+    conv.reset_parameters()
+    assert not torch.allclose(conv(x, dag.edge_index, edge_attr, line_graph=dag), out)
+
+
+def test_one_dimensional_edge_attr_and_autocast(dag):
+    conv = PLSTMConv(5, 6, 2, edge_dim=1)
+    x = torch.randn(7, 5, requires_grad=True)
+    out = conv(x, dag.edge_index, torch.randn(8), line_graph=dag)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = conv(x, dag.edge_index, torch.zeros(8, 1), line_graph=dag)
+    low.float().sum().backward()
+    assert out.shape == low.shape and x.grad.isfinite().all()
+
+
+# -------------------------------------------------------------------- hooks
+
+
+def test_messages_equal_the_operator(conv, graph):
+    x, edge_attr = features(graph)
+    run = {"edge_index": graph.edge_index, "edge_attr": edge_attr, "line_graph": graph}
+    out = conv(x, **run)
+    seen = []
+    handles = [
+        conv.register_message_forward_hook(lambda m, i, o: seen.append(o.shape)),
+        conv.register_propagate_forward_hook(lambda m, i, o: seen.append(o.shape)),
+        conv.register_edge_update_forward_hook(lambda m, i, o: seen.append(len(o))),
+    ]
+    torch.testing.assert_close(conv(x, **run), out, rtol=1e-10, atol=1e-10)
+    assert seen == [3, (graph.num_edges, 2, 3), (graph.num_nodes, 2, 3)]
+    for handle in handles:
+        handle.remove()
+    assert not conv._watched()
+    conv.flow = "target_to_source"
+    out = conv(x, **run)
+    conv.register_message_forward_pre_hook(lambda m, i: None)
+    torch.testing.assert_close(conv(x, **run), out, rtol=1e-10, atol=1e-10)
+
+
+def test_hooks_change_what_they_see(conv, dag):
+    x, edge_attr = features(dag)
+    run = {"edge_index": dag.edge_index, "edge_attr": edge_attr, "line_graph": dag}
+    _, gates = conv(x, **run, return_gates=True)
+    handle = conv.register_message_forward_hook(lambda m, i, o: 0 * o)
+    silent = conv(x, **run)
+    handle.remove()
+    expected = by_definition(conv, x, gates.line_graph, gates._replace(mark=0 * gates.mark))
+    torch.testing.assert_close(silent, expected)
+    conv.register_edge_update_forward_hook(lambda m, i, o: (0 * o[0], *o[1:]))
+    torch.testing.assert_close(conv(x, **run), expected)
+
+
+def test_subclass_may_define_messages(dag):
+    class Quiet(PLSTMConv):
+        def message(self, query_i, state, mark):
+            return 0 * super().message(query_i, state, mark)
+
+    x, _ = features(dag)
+    quiet = Quiet(5, 6).double()
+    quiet_out, gates = quiet(x, dag.edge_index, line_graph=dag, return_gates=True)
+    expected = by_definition(quiet, x, dag, gates._replace(mark=0 * gates.mark))
+    torch.testing.assert_close(quiet_out, expected)
+
+
+# -------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"heads": 4}, r"divisible by heads, got out_channels=6 and heads=4"),
+    ({"heads": 0}, r"divisible by heads"),
+    ({"mode": "Q"}, r"mode to be one of 'P', 'D', got 'Q'"),
+    ({"normalization": "both"}, r"normalization to be one of"),
+    ({"transition_node": "end"}, r"transition_node to be one of"),
+    ({"init": "zeros"}, r"init to be one of"),
+    ({"aggr": "mean"}, r"aggr to be one of"),
+    ({"edge_dim": 0}, r"edge_dim > 0"),
+    ({"in_channels": 0}, r"in_channels > 0"),
+    ({"decomposed_layers": 2}, r"decomposed_layers=1, got 2"),
+    ({"flow": "up"}, r"flow"),
+])
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        PLSTMConv(**{"in_channels": 5, "out_channels": 6, **options})
+
+
+def test_decomposition_cannot_be_set_later(conv):
+    with pytest.raises(ValueError, match="decomposed_layers=1"):
+        conv.decomposed_layers = 2
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda a: a | {"x": a["x"][:, :4]}, r"x with 5 channels \(in_channels\), got 4"),
+    (lambda a: a | {"x": a["x"][0]}, r"x as a tensor \[N, in_channels\]"),
+    (lambda a: a | {"x": a["x"].float()}, r"x of dtype torch.float64"),
+    (lambda a: a | {"x": a["x"].long()}, r"x of a floating point dtype"),
+    (lambda a: a | {"x": a["x"].to("meta")}, r"on meta like x"),
+    (lambda a: a | {"edge_attr": a["edge_attr"][:6]},
+     r"edge_attr with 8 rows \(one per column of edge_index\), got 6"),
+    (lambda a: a | {"edge_attr": a["edge_attr"][:, :2]}, r"edge_attr with 3 channels"),
+    (lambda a: a | {"edge_attr": None}, r"edge_attr with 3 channels \(edge_dim\), got None"),
+    (lambda a: a | {"edge_attr": a["edge_attr"].float()}, r"edge_attr of dtype torch.float64"),
+    (lambda a: a | {"edge_attr": a["edge_attr"].to("meta")}, r"edge_attr on cpu like x"),
+    (lambda a: a | {"edge_index": a["edge_index"].int()}, r"edge_index as an int64 tensor"),
+    (lambda a: a | {"edge_index": [[0], [1]]}, r"edge_index as an int64 tensor"),
+    (lambda a: a | {"edge_index": None, "line_graph": None}, r"edge_index or line_graph"),
+    (lambda a: a | {"line_graph": "graph"}, r"line_graph as a LineGraph, got str"),
+    (lambda a: a | {"x": a["x"][:6]}, r"line_graph of 6 nodes \(rows of x\), got one of 7"),
+    (lambda a: a | {"edge_index": a["edge_index"][:, :5], "edge_attr": a["edge_attr"][:5]},
+     r"edge_id below 5 \(columns of edge_index\), got 7; .* stale"),
+    (lambda a: a | {"edge_index": a["edge_index"].roll(1, 1)}, r"edges edge_index\[:, edge_id\]"),
+])
+def test_bad_input(conv, dag, change, message):
+    x, edge_attr = features(dag)
+    args = {"x": x, "edge_index": dag.edge_index, "edge_attr": edge_attr, "line_graph": dag}
+    conv(**args)
+    with pytest.raises(ValueError, match=message):
+        conv(**change(args))
+
+
+def test_edge_attr_that_nobody_asked_for(dag):
+    x, edge_attr = features(dag)
+    with pytest.raises(ValueError, match=r"no edge_attr \(edge_dim=None\).*edge_dim=3"):
+        PLSTMConv(5, 6).double()(x, dag.edge_index, edge_attr, line_graph=dag)
+
+
+def test_edges_changed_in_place_are_noticed(conv, dag):
+    x, edge_attr = features(dag)
+    edge_index = dag.edge_index.clone()
+    conv(x, edge_index, edge_attr, line_graph=dag)
+    edge_index[:, 0] = edge_index[:, 1]
+    with pytest.raises(ValueError, match="1 of 8 others"):
+        conv(x, edge_index, edge_attr, line_graph=dag)

@@ -1,0 +1,128 @@
+"""Explanation: the mask of an edge scales its state, once."""
+
+import pytest
+import torch
+from conftest import edges_of, line_graph_of
+from torch_geometric.explain import Explainer, GNNExplainer
+from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
+
+from plstm_graph import LineGraph
+from plstm_graph.nn import PLSTM, PLSTMConv
+from plstm_graph.ops import dag_scan
+
+
+@pytest.fixture(params=["P", "D"])
+def case(request):
+    """A layer on a symmetric graph: columns 0 to 7 are not in the DAG, 8 to 15 are."""
+    dag = line_graph_of(*edges_of("shuffled"))
+    edge_index = torch.cat([dag.edge_index.flip(0), dag.edge_index], 1)
+    graph = LineGraph(7, dag.edge_index, dag.line_index, edge_id=torch.arange(8) + 8)
+    conv = PLSTMConv(5, 6, 2, mode=request.param, edge_dim=3).double()
+    args = {
+        "x": torch.randn(7, 5, dtype=torch.double),
+        "edge_attr": torch.randn(8, 3, dtype=torch.double).repeat(2, 1),
+        "edge_index": edge_index,
+        "line_graph": graph,
+    }
+    return conv, args
+
+
+def masked(conv, args, mask, apply_sigmoid=False):
+    set_masks(conv, mask, args["edge_index"], apply_sigmoid)
+    out = conv(**args)
+    clear_masks(conv)
+    return out
+
+
+def scaled_states(conv, args, mask):
+    """The layer with C_e = m_e (sum T C + S k v^T), one edge after the other."""
+    _, gates = conv(**args, return_gates=True)
+    graph, proj, x = gates.line_graph, conv.projection, args["x"]
+    q, k, v = (p.view(7, 2, 3) for p in proj.lin_node(x).split(proj.split, -1)[:3])
+    mask = mask[graph.edge_id]
+    src, dst = graph.edge_index
+    h = gates.direct[..., None] * (q * k).sum(-1, keepdim=True) * v
+    state = torch.zeros(8, 2, 3, 3, dtype=x.dtype)
+    for e in torch.argsort(graph.level).tolist():
+        state[e] = gates.source[e][:, None, None] * k[src[e]][:, :, None] * v[src[e]][:, None, :]
+        for l in (graph.line_index[1] == e).nonzero().view(-1).tolist():
+            state[e] += gates.transition[l][:, None, None] * state[graph.line_index[0, l]]
+        state[e] *= mask[e]
+        read = torch.einsum("hk,hkv->hv", q[dst[e]], state[e])
+        h[dst[e]] = h[dst[e]] + gates.mark[e][:, None] * read
+    return conv.lin_out(conv.norm(h).flatten(1))
+
+
+def test_mask_of_ones_changes_nothing(case):
+    conv, args = case
+    out = conv(**args)
+    torch.testing.assert_close(masked(conv, args, torch.ones(16).double()), out)
+    large = torch.full((16,), 100.0).double()
+    torch.testing.assert_close(masked(conv, args, large, apply_sigmoid=True), out)
+    torch.testing.assert_close(conv(**args), out)  # and nothing is left behind
+
+
+def test_mask_of_zeros_leaves_direct(case):
+    conv, args = case
+    empty = torch.empty(2, 0, dtype=torch.long)
+    alone = conv(args["x"], empty, args["edge_attr"][:0], LineGraph(7, empty, empty))
+    torch.testing.assert_close(masked(conv, args, torch.zeros(16).double()), alone)
+
+
+def test_mask_scales_each_state_once(case):
+    conv, args = case
+    with torch.no_grad():
+        mask = torch.rand(16).double()
+        torch.testing.assert_close(masked(conv, args, mask), scaled_states(conv, args, mask))
+        for column in range(16):
+            mask = torch.ones(16).double()
+            mask[column] = 0
+            out = masked(conv, args, mask)
+            torch.testing.assert_close(out, scaled_states(conv, args, mask))
+            assert torch.allclose(out, conv(**args)) == (column < 8)
+
+
+def test_mask_with_reversed_flow(case):
+    conv, args = case
+    mask = torch.rand(16).double()
+    conv.reverse = True
+    out = masked(conv, args, mask)
+    conv.reverse, conv.flow = False, "target_to_source"
+    torch.testing.assert_close(masked(conv, args, mask), out)
+
+
+def test_mask_of_wrong_size(case):
+    conv, args = case
+    with pytest.raises(ValueError, match="edge mask of 16 entries"):
+        masked(conv, args, torch.ones(8).double())
+
+
+@pytest.mark.parametrize("local", [None, "gin"])
+def test_gnn_explainer(case, local):
+    _, args = case
+    args = {name: v.float() if name in ("x", "edge_attr") else v for name, v in args.items()}
+    model = PLSTM(5, 8, 2, 3, edge_dim=3, readout="mean", heads=2, local=local)
+    explainer = Explainer(
+        model, GNNExplainer(epochs=3), explanation_type="model", node_mask_type="attributes",
+        edge_mask_type="object",
+        model_config={"mode": "multiclass_classification", "task_level": "graph",
+                      "return_type": "raw"},
+    )
+    x, edge_index = args.pop("x"), args.pop("edge_index")
+    before = model(x, edge_index, **args)
+    explanation = explainer(x, edge_index, **args)
+    assert explanation.edge_mask.shape == (16,) and explanation.node_mask.shape == (7, 5)
+    # Only the columns that the DAG keeps can matter to the pLSTM; the local branch reads all.
+    assert (explanation.edge_mask[8:] > 0).all()
+    assert (explanation.edge_mask[:8] > 0).any() == (local is not None)
+    torch.testing.assert_close(model(x, edge_index, **args), before)
+
+
+def test_dag_scan_is_the_one_recurrence(case, monkeypatch):
+    """Single messages come from the same scan."""
+    conv, args = case
+    calls = []
+    monkeypatch.setattr("plstm_graph.nn.conv.dag_scan",
+                        lambda *a, **k: calls.append(1) or dag_scan(*a, **k))
+    masked(conv, args, torch.ones(16).double())
+    assert calls == [1]
