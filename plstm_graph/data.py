@@ -28,6 +28,19 @@ class _LineGraphStorage(GlobalStorage):
     equal N or the number of input edges.
     """
 
+    @property
+    def num_nodes(self) -> int | None:
+        # Asked three times a graph in each collation, and PyG's search takes its time.
+        mapping = self._mapping
+        x = mapping.get("x")
+        if type(x) is Tensor and "num_nodes" not in mapping:
+            return x.size(0)
+        return super().num_nodes
+
+    @num_nodes.setter
+    def num_nodes(self, num_nodes: int | None) -> None:
+        self["num_nodes"] = num_nodes
+
     def is_node_attr(self, key: str) -> bool:
         return key not in LINE_KEYS and super().is_node_attr(key)
 
@@ -58,10 +71,12 @@ class LineGraphData(Data):
         self.__dict__["_store"] = store
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if key in ("edge_index", "dag_edge_index"):
+            return self._store.num_nodes
         if key == "line_index":
-            return self._store["dag_edge_index"].size(1)
+            return self._store._mapping["dag_edge_index"].size(1)
         if key == "edge_id":
-            return self._store["edge_index"].size(1)
+            return self._store._mapping["edge_index"].size(1)
         if key in ("level", "multitree_mask"):
             return 0
         return super().__inc__(key, value, *args, **kwargs)
