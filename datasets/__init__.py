@@ -5,5 +5,14 @@ A package of the checkout, not of the wheel. :func:`load` finds a data set by it
 
 from datasets.base import SPLITS, GraphDataset, InputError, data_root
 from datasets.registry import NAMES, load
+from datasets.splits import cross_validation_split
 
-__all__ = ["NAMES", "SPLITS", "GraphDataset", "InputError", "data_root", "load"]
+__all__ = [
+    "NAMES",
+    "SPLITS",
+    "GraphDataset",
+    "InputError",
+    "cross_validation_split",
+    "data_root",
+    "load",
+]

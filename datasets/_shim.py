@@ -9,5 +9,9 @@ def from_smiles(smiles):
     if mol is None or mol.GetNumAtoms() == 0:
         raise ValueError("bad smiles")
     g = smiles2graph(smiles)
-    return Data(x=torch.from_numpy(g["node_feat"]), edge_index=torch.from_numpy(g["edge_index"]),
-                edge_attr=torch.from_numpy(g["edge_feat"]), smiles=smiles)
+    return Data(
+        x=torch.from_numpy(g["node_feat"]),
+        edge_index=torch.from_numpy(g["edge_index"]),
+        edge_attr=torch.from_numpy(g["edge_feat"]),
+        smiles=smiles,
+    )

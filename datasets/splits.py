@@ -18,9 +18,7 @@ def scaffold_of(smiles: str) -> str:
     return MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)
 
 
-def scaffold_split(
-    smiles: list[str], valid: float = 0.1, test: float = 0.1
-) -> dict[str, Tensor]:
+def scaffold_split(smiles: list[str], valid: float = 0.1, test: float = 0.1) -> dict[str, Tensor]:
     """Molecules of one Bemis-Murcko scaffold fall into one part.
 
     Scaffolds go whole into training, from the most frequent one on, then into validation, then

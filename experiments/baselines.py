@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch_geometric.nn import MLP, BatchNorm, GATv2Conv, GINConv, GINEConv
 from torch_geometric.nn.resolver import aggregation_resolver
 
-NAMES = ("gine", "gatv2")
+NAMES = ("gine", "gin", "gatv2")
 
 
 def make_conv(name: str, channels: int, heads: int, with_edges: bool) -> nn.Module:
@@ -15,9 +15,9 @@ def make_conv(name: str, channels: int, heads: int, with_edges: bool) -> nn.Modu
     if name == "gatv2":
         edge_dim = channels if with_edges else None
         return GATv2Conv(channels, channels // heads, heads=heads, edge_dim=edge_dim)
-    if name == "gine":
+    if name in ("gine", "gin"):
         mlp = MLP([channels, channels, channels], norm="batch_norm")
-        if not with_edges:
+        if name == "gin" or not with_edges:
             return GINConv(mlp, train_eps=True)
         return GINEConv(mlp, train_eps=True)  # the edges come in the layer's width
     raise ValueError(f"expected a baseline out of {', '.join(NAMES)}, got {name!r}")

@@ -79,7 +79,7 @@ def make_trainer(
         enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=1_000_000,  # epochs are logged; single steps are noise
+        log_every_n_steps=1,
         gradient_clip_val=1.0,
         **options,
     )
@@ -103,7 +103,7 @@ def fit(
         protocol: how to train.
         out: folder; the checkpoint is ``out``/checkpoints/NAME.ckpt.
         orientation: of pLSTM's graphs, see :mod:`experiments.loading`.
-        average: orientations over which pLSTM's predictions are averaged.
+        average: random orientations over which pLSTM's predictions are averaged.
 
     Returns:
         The fit; None in helper processes of DDP, which only train.
@@ -121,7 +121,7 @@ def fit(
         lr=protocol.lr,
         weight_decay=protocol.weight_decay,
         warmup_epochs=protocol.warmup_epochs,
-        orientation=views.orientation,
+        orientation=orientation,
         average=views.average,
     )
     metric, mode = MONITOR[task]
@@ -130,7 +130,10 @@ def fit(
         enable_version_counter=False,
     )  # fmt: skip
     stop = EarlyStopping(f"valid_{metric}", mode=mode, patience=protocol.patience)
-    logs = [TensorBoardLogger(out / "logs", config.name), CSVLogger(out / "logs", config.name)]
+    logs = [
+        TensorBoardLogger(out / "logs", config.name, "tensorboard"),
+        CSVLogger(out / "logs", config.name, "csv"),
+    ]
     history = History()
     trainer = make_trainer(protocol, history, best, stop, logger=logs)
     trainer.fit(module, views.train_loader(protocol.workers), views.eval_loader("valid"))

@@ -65,10 +65,10 @@ class GraphNet(nn.Module):
             "dropout": config.dropout,
             "readout": config.readout,
             "node_encoder": _encoder(AtomEncoder, inputs.node_dim, inputs, width),
-            "edge_encoder": None
-            if inputs.edge_dim is None
-            else _encoder(BondEncoder, inputs.edge_dim, inputs, width),
+            "edge_encoder": None,
         }
+        if inputs.edge_dim is not None and config.name != "gin":
+            arguments["edge_encoder"] = _encoder(BondEncoder, inputs.edge_dim, inputs, width)
         self.uses_line_graph = config.name == "plstm"
         if self.uses_line_graph:
             options = config.options or {}
@@ -78,7 +78,8 @@ class GraphNet(nn.Module):
 
     def forward(self, batch: Data) -> Tensor:
         more = {"line_graph": LineGraph.from_data(batch)} if self.uses_line_graph else {}
-        out = self.core(batch.x, batch.edge_index, batch.edge_attr, batch=batch.batch, **more)
+        edge_attr = batch.edge_attr if self.core.edge_encoder is not None else None
+        out = self.core(batch.x, batch.edge_index, edge_attr, batch=batch.batch, **more)
         return out.view(-1)
 
 

@@ -10,15 +10,13 @@ Training is the default command. Options may also come from a file: ``--config F
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
-from jsonargparse import auto_cli
 from rich.console import Console
 
 import datasets
-from experiments import reporting
+from experiments import cli, reporting
 from experiments.fitting import Fit, Protocol, fit, quiet
 from experiments.models import NAMES, GraphNet, Inputs, ModelConfig, count_parameters, match_budget
 from experiments.prediction import predict_file
@@ -36,7 +34,7 @@ def train(
     task: str | None = None,
     fold: int = 0,
     data_root: Path | None = None,
-    models: tuple[str, ...] = NAMES,
+    models: tuple[str, ...] = ("plstm", "gine", "gatv2"),
     hidden: int = 64,
     layers: int = 4,
     heads: int = 4,
@@ -73,7 +71,7 @@ def train(
         task: regression or binary; by default, binary if all targets of the CSV are 0 or 1.
         fold: fold of the 10-fold cross-validation, for the TU sets.
         data_root: folder of the data sets; default PLSTM_DATA_ROOT or ~/.cache/plstm_graph.
-        models: which of plstm, gine, gatv2 to train.
+        models: which of plstm, gine, gin, gatv2 to train.
         hidden: width of pLSTM; the baselines get the width that meets its parameter count.
         layers: blocks of pLSTM.
         heads: heads of pLSTM and GATv2.
@@ -185,28 +183,9 @@ def _report(
     return results
 
 
-def _normal(arg: str) -> str:
-    """Options are Python names to the parser: ``--smiles-column`` is ``--smiles_column``."""
-    if not arg.startswith("--"):
-        return arg
-    name, *value = arg.split("=", 1)
-    name = name[2:].replace("-", "_")
-    if name == "quick" and not value:
-        value = ["true"]
-    return "=".join(["--" + name, *value])
-
-
 def main(args: list[str] | None = None):
     """Command line; ``train`` where no command is named."""
-    args = [_normal(arg) for arg in (sys.argv[1:] if args is None else args)]
-    commands = {"train": train, "predict": predict_file}
-    if not args or args[0] not in (*commands, "-h", "--help"):
-        args = ["train", *args]
-    try:
-        return auto_cli(commands, args=args)
-    except datasets.InputError as error:
-        # What the user can put right is a message, not a traceback.
-        raise SystemExit(f"error: {error}") from None
+    return cli.run({"train": train, "predict": predict_file}, args, default="train")
 
 
 if __name__ == "__main__":

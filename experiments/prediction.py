@@ -66,8 +66,8 @@ def predict_file(
     parsed, bad = parse(enumerate(rows, 1))
     if not parsed:
         raise InputError(f"expected SMILES in {file}, got none that RDKit can parse")
-    orientation = hp.orientation if hp.model["name"] == "plstm" else None
-    batches = loading.eval_batches(list(parsed.values()), batch_size, orientation, hp.average)
+    collate = loading.collate_of(hp.model["name"], hp.orientation, seed=0)
+    batches = loading.eval_batches(list(parsed.values()), batch_size, collate, hp.average)
     use_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     values = predict(module, batches, "cuda" if use_gpu else "cpu").tolist()
     table = pd.DataFrame({"row": range(1, len(rows) + 1), "smiles": rows})
