@@ -1,0 +1,72 @@
+"""networkx graphs to line graphs and back. For users and pictures; nothing else needs networkx."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from plstm_graph.dag.line_graph import LineGraph
+
+if TYPE_CHECKING:
+    import networkx
+
+
+def from_networkx(g: networkx.Graph, orientation: str | Tensor = "auto") -> LineGraph:
+    """The line graph of a networkx graph of any of its four classes.
+
+    Args:
+        g: a directed graph is kept as it is and must be acyclic; an undirected one is oriented.
+            Parallel edges of multigraphs stay, attributes are not read.
+        orientation: see :func:`plstm_graph.dag.orient.orient`.
+
+    Returns:
+        Node i is the i-th of ``g.nodes``, edge e the e-th of ``g.edges``, for a directed or an
+        undirected graph.
+
+    Raises:
+        ValueError: on a self-loop, a directed cycle, or something that is no graph.
+    """
+    if not all(hasattr(g, name) for name in ("nodes", "edges", "is_directed")):
+        raise ValueError(f"expected g as a networkx graph, got {type(g).__name__}")
+    number = {node: i for i, node in enumerate(g.nodes)}
+    pairs = [(number[u], number[v]) for u, v in g.edges()]
+    edge_index = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).t().contiguous()
+    directed = g.is_directed()
+    if not directed:
+        # Columns 2 e and 2 e + 1 are the two directions of edge e: one of them is kept.
+        edge_index = torch.stack([edge_index, edge_index.flip(0)], dim=2).view(2, -1)
+    elif edge_index.size(1):
+        _check_directed(edge_index, len(number))
+    out = LineGraph.from_edge_index(edge_index, len(number), orientation)
+    if not directed:
+        out.edge_id = out.edge_id // 2
+    return out
+
+
+def _check_directed(edge_index: Tensor, num_nodes: int) -> None:
+    """A directed graph that holds both directions of each edge has cycles: it was meant so."""
+    keys = edge_index[0] * num_nodes + edge_index[1]
+    back = edge_index[1] * num_nodes + edge_index[0]
+    if torch.equal(keys.sort().values, back.sort().values):
+        u, v = edge_index[:, 0].tolist()
+        raise ValueError(
+            f"expected a directed graph to be acyclic, got the directed cycle {u} -> {v} -> {u}; "
+            f"pass g.to_undirected() to have it oriented"
+        )
+
+
+def to_networkx(line_graph: LineGraph) -> networkx.MultiDiGraph:
+    """The DAG as a ``networkx.MultiDiGraph`` with nodes 0 to N - 1.
+
+    The key of an edge is its row e in the line graph, its attribute ``edge_id`` the input column it
+    came from. ``networkx.line_graph`` of the result has the line edges that were not pruned.
+    """
+    import networkx
+
+    g = networkx.MultiDiGraph()
+    g.add_nodes_from(range(line_graph.num_nodes))
+    edges = zip(line_graph.edge_index.t().tolist(), line_graph.edge_id.tolist())
+    g.add_edges_from((u, v, e, {"edge_id": i}) for e, ((u, v), i) in enumerate(edges))
+    return g
