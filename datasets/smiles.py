@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rdkit import rdBase
 from torch_geometric.data import Data
 
-from datasets._shim import from_smiles
+from plstm_graph.dag.molecule import from_smiles
 
 
 def parse(rows: Iterable[tuple[int, str]]) -> tuple[dict[int, Data], dict[int, str]]:
@@ -24,9 +24,14 @@ def parse(rows: Iterable[tuple[int, str]]) -> tuple[dict[int, Data], dict[int, s
     with rdBase.BlockLogs():  # RDKit writes every failure to standard error; it is reported below
         for row, text in rows:
             try:
-                graphs[row] = from_smiles(text)
+                graph = from_smiles(text)
             except ValueError:
+                graph = None
+            # RDKit reads an empty string as a molecule without atoms.
+            if graph is None or graph.num_nodes == 0:
                 bad[row] = text
+            else:
+                graphs[row] = graph
     return graphs, bad
 
 
