@@ -4,7 +4,7 @@ from plstm_graph.dag.grid import grid_line_graph
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.molecule import from_mol, from_smiles
 from plstm_graph.dag.multitree import multitree_mask
-from plstm_graph.dag.orient import ORIENTATIONS, orient
+from plstm_graph.dag.orient import ORIENTATIONS
 
 __all__ = [
     "ORIENTATIONS",
@@ -15,6 +15,5 @@ __all__ = [
     "from_smiles",
     "grid_line_graph",
     "multitree_mask",
-    "orient",
     "to_networkx",
 ]

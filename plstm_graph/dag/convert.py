@@ -17,13 +17,14 @@ def from_networkx(g: networkx.Graph, orientation: str | Tensor = "auto") -> Line
     """The line graph of a networkx graph of any of its four classes.
 
     Args:
-        g: a directed graph is kept as it is and must be acyclic; an undirected one is oriented.
-            Parallel edges of multigraphs stay, attributes are not read.
+        g: an acyclic directed graph is kept as it is; an undirected one, or a directed one with
+            both directions of every edge, is oriented. Parallel edges of multigraphs stay,
+            attributes are not read.
         orientation: see :func:`plstm_graph.dag.orient.orient`.
 
     Returns:
-        Node i is the i-th of ``g.nodes``, edge e the e-th of ``g.edges``, for a directed or an
-        undirected graph.
+        Node i is the i-th of ``g.nodes``; ``edge_id`` counts ``g.edges`` (edge e is the e-th of
+        them if all were kept, which is so but for symmetric directed graphs).
 
     Raises:
         ValueError: on a self-loop, a directed cycle, or something that is no graph.
@@ -37,24 +38,10 @@ def from_networkx(g: networkx.Graph, orientation: str | Tensor = "auto") -> Line
     if not directed:
         # Columns 2 e and 2 e + 1 are the two directions of edge e: one of them is kept.
         edge_index = torch.stack([edge_index, edge_index.flip(0)], dim=2).view(2, -1)
-    elif edge_index.size(1):
-        _check_directed(edge_index, len(number))
     out = LineGraph.from_edge_index(edge_index, len(number), orientation)
     if not directed:
         out.edge_id = out.edge_id // 2
     return out
-
-
-def _check_directed(edge_index: Tensor, num_nodes: int) -> None:
-    """A directed graph that holds both directions of each edge has cycles: it was meant so."""
-    keys = edge_index[0] * num_nodes + edge_index[1]
-    back = edge_index[1] * num_nodes + edge_index[0]
-    if torch.equal(keys.sort().values, back.sort().values):
-        u, v = edge_index[:, 0].tolist()
-        raise ValueError(
-            f"expected a directed graph to be acyclic, got the directed cycle {u} -> {v} -> {u}; "
-            f"pass g.to_undirected() to have it oriented"
-        )
 
 
 def to_networkx(line_graph: LineGraph) -> networkx.MultiDiGraph:
