@@ -121,8 +121,6 @@ def _check_dense(line_graph: LineGraph, heads: int) -> None:
 
 
 def _run(form: str, inputs: tuple[Tensor, ...], line_graph: LineGraph, scale: float) -> Tensor:
-    if form == "naive":
-        return naive_plstm(*inputs, line_graph, scale=scale)
     if form == "auto":
         return _auto(inputs, line_graph, scale)
     if form == "parallel" and ("tables", "dense", inputs[0].size(1)) not in line_graph._cache:
@@ -187,6 +185,9 @@ def plstm(
     check_plstm(*inputs, line_graph, form, backend)
     dtype = _compute_dtype(*inputs)
     query, key, value_, source, transition, mark, direct = (x.to(dtype) for x in inputs)
+    if form == "naive":
+        inputs = (query, key, value_, source, transition, mark, direct)
+        return naive_plstm(*inputs, line_graph, scale=scale).to(value.dtype)
     if source.dim() == 3:
         line_graph = expand_states(line_graph, source.size(2))
         source, mark = _unfold_edges(source), _unfold_edges(mark)
