@@ -9,7 +9,13 @@ from torch_geometric.typing import Adj, OptTensor
 
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.checks import check_edge_attr, check_options, check_x, resolve_graph
-from plstm_graph.nn.gates import Gates, edge_logits, line_logits, normalize_transition
+from plstm_graph.nn.gates import (
+    Gates,
+    edge_logits,
+    line_logits,
+    mask_states,
+    normalize_transition,
+)
 from plstm_graph.nn.norm import HeadRMSNorm
 from plstm_graph.nn.projection import Projection
 from plstm_graph.ops import dag_scan, plstm
@@ -114,11 +120,8 @@ class PLSTMConv(MessagePassing):
         self.norm = HeadRMSNorm(heads, out_channels // heads)
         self.lin_out = Linear(out_channels, out_channels, bias=bias)
         # A subclass that defines these anew wants to see the messages.
-        self._custom = any(
-            getattr(type(self), name) is not getattr(base, name)
-            for name, base in (("message", PLSTMConv), ("aggregate", MessagePassing),
-                               ("update", MessagePassing))
-        )
+        steps = "message", "aggregate", "update"
+        self._custom = any(getattr(type(self), s) is not getattr(PLSTMConv, s) for s in steps)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -187,16 +190,13 @@ class PLSTMConv(MessagePassing):
         )
         direct = direct.sigmoid()
         query, key, value = (part.unflatten(-1, (H, -1)) for part in (query, key, value))
-        # edge_updater_type: (at_source: Tensor, at_target: Tensor, edge: OptTensor,
-        # line_index: Tensor)
         source, transition, mark = self.edge_updater(
             dag.edge_index, at_source=at_source, at_target=at_target, edge=edge,
             line_index=line_graph.line_index, size=size,
         )
         if self.explain and self._edge_mask is not None:
-            mask = self._state_mask(line_graph, columns).to(source.dtype).unsqueeze(-1)
-            source = source * mask
-            transition = transition * mask.index_select(0, line_graph.line_index[1])
+            mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
+            source, transition = mask_states(source, transition, mask, line_graph, columns)
 
         if self._watched():
             src = line_graph.edge_index[0]
@@ -243,16 +243,6 @@ class PLSTMConv(MessagePassing):
     def explain_message(self, inputs: Tensor) -> Tensor:
         """Messages as they are: their states carry the mask already."""
         return inputs
-
-    def _state_mask(self, line_graph: LineGraph, columns: int) -> Tensor:
-        """[E] what each DAG edge's state is scaled with under explanation."""
-        mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
-        if mask.dim() != 1 or mask.size(0) != columns:
-            raise ValueError(
-                f"expected an edge mask of {columns} entries (one per column of edge_index), "
-                f"got {list(mask.shape)}; do not add or remove edges before the layer"
-            )
-        return mask.index_select(0, line_graph.edge_id)
 
     def _watched(self) -> bool:
         """Whether anything wants single messages, so that they must be made."""

@@ -93,3 +93,33 @@ def line_logits(t_in: Tensor | None, t_out: Tensor | None, line_index: Tensor) -
         return t_out.index_select(0, line_index[1])
     t = t_in.index_select(0, line_index[0])
     return t if t_out is None else t + t_out.index_select(0, line_index[1])
+
+
+def mask_states(
+    source: Tensor, transition: Tensor, mask: Tensor, line_graph: LineGraph, columns: int
+) -> tuple[Tensor, Tensor]:
+    r"""Scale the state of each edge: all that enters it, new or passed on, is scaled.
+
+    .. math::
+        m_e C_e = \sum_{l = (e', e)} (m_e T_l)\, C_{e'} + (m_e S_e)\, k v^{\top}
+
+    Args:
+        source: [E, H].
+        transition: [L, H].
+        mask: [M], one entry per column of the input ``edge_index``.
+        line_graph: whose ``edge_id`` picks the entries.
+        columns: M.
+
+    Returns:
+        source, transition.
+
+    Raises:
+        ValueError: if the mask is of another size.
+    """
+    if mask.dim() != 1 or mask.size(0) != columns:
+        raise ValueError(
+            f"expected an edge mask of {columns} entries (one per column of edge_index), got "
+            f"{list(mask.shape)}; do not add or remove edges before the layer"
+        )
+    mask = mask.index_select(0, line_graph.edge_id).to(source.dtype).unsqueeze(-1)
+    return source * mask, transition * mask.index_select(0, line_graph.line_index[1])

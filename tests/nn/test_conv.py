@@ -7,11 +7,14 @@ import pytest
 import torch
 from conftest import EDGES, edges_of, line_graph_of
 from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTMConv
 from plstm_graph.ops.naive import naive_plstm
+from plstm_graph.transforms import ToLineGraph
 
 
 def features(graph, channels=5, edge_dim=3, dtype=torch.double):
@@ -328,3 +331,40 @@ def test_edges_changed_in_place_are_noticed(conv, dag):
     edge_index[:, 0] = edge_index[:, 1]
     with pytest.raises(ValueError, match="1 of 8 others"):
         conv(x, edge_index, edge_attr, line_graph=dag)
+
+
+# -------------------------------------------------------------------- compilation and batches
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"mode": "D", "edge_dim": 3}, {"flow": "target_to_source"},
+], ids=str)
+def test_compiles_as_one_graph(dag, options):
+    x, edge_attr = features(dag, dtype=torch.float)
+    conv = PLSTMConv(5, 6, 2, **options)
+    args = x, dag.edge_index, edge_attr if "edge_dim" in options else None
+    expected = conv(*args, line_graph=dag)
+    torch._dynamo.reset()
+    out = torch.compile(conv, fullgraph=True, backend="aot_eager")(*args, line_graph=dag)
+    torch.testing.assert_close(out, expected)
+    weights = list(conv.parameters())
+    for got, want in zip(torch.autograd.grad(out.square().sum(), weights),
+                         torch.autograd.grad(expected.square().sum(), weights)):
+        torch.testing.assert_close(got, want)
+
+
+def test_line_graph_from_a_loader(conv):
+    data_list = []
+    for name in EDGES:
+        num_nodes, edge_index = edges_of(name)
+        edge_index = torch.cat([edge_index, edge_index.flip(0)], 1)
+        x = torch.randn(num_nodes, 5, dtype=torch.double)
+        edge_attr = torch.randn(edge_index.size(1), 3, dtype=torch.double)
+        data_list.append(Data(x=x, edge_index=edge_index, edge_attr=edge_attr))
+    transform = ToLineGraph(orientation="index")
+    loader = DataLoader([transform(data) for data in data_list], batch_size=len(data_list))
+    (batch,) = loader
+    args = batch.x, batch.edge_index, batch.edge_attr
+    out = conv(*args, line_graph=LineGraph.from_data(batch))
+    parts = [conv(data.x, data.edge_index, data.edge_attr) for data in data_list]
+    torch.testing.assert_close(out, torch.cat(parts), rtol=1e-6, atol=1e-8)
