@@ -156,7 +156,7 @@ def gated_attention_backward(
     grad: Tensor, mark: Tensor, scale: float, plan: BucketPlan, solve_: Solver, saved: Saved
 ) -> tuple[Tensor, ...]:
     """Gradients of query, key, value, source, transition, mark and direct."""
-    n, heads, width = grad.shape
+    n, heads, _ = grad.shape
     q, k, v, scores, gating, rows = saved
     dout = torch.zeros_like(v).index_copy_(0, plan.node_row, _flat(grad))
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
@@ -212,9 +212,9 @@ def gated_attention_backward(
     lines_total = plan.line_position.numel()
     dt = torch.cat(dtransition) if dtransition else mark.new_zeros(0)
     return (
-        dq.index_select(0, plan.node_row).view(n, heads, -1).mul_(scale),
-        dk.index_select(0, plan.node_row).view(n, heads, -1),
-        dv.index_select(0, plan.node_row).view(n, heads, width),
+        dq.index_select(0, plan.node_row).unflatten(0, (n, heads)).mul_(scale),
+        dk.index_select(0, plan.node_row).unflatten(0, (n, heads)),
+        dv.index_select(0, plan.node_row).unflatten(0, (n, heads)),
         adjoint.index_select(0, plan.edge_source).view_as(mark),
         dt.view(lines_total, heads).index_select(0, plan.line_position),
         dmark.index_select(0, plan.edge_row).view_as(mark),

@@ -119,7 +119,9 @@ class _Propagate(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: a backward with a graph of its own
             grads = composed_grads(inputs, grad, ctx.line_graph, ctx.scale)
         else:
-            grads = _backward(grad, inputs, ctx.scale, ctx.form, ctx.tables, ctx.kept)
+            # Buffers go at once; a second backward through a retained graph computes them anew.
+            kept, ctx.kept = ctx.kept, None
+            grads = _backward(grad, inputs, ctx.scale, ctx.form, ctx.tables, kept)
         return *grads, None, None, None
 
 
