@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.nn.conv import GINConv, GINEConv, MessagePassing
+from torch_geometric.nn.conv import GINConv, GINEConv
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 from torch_geometric.typing import Adj, OptTensor
 
@@ -130,12 +130,7 @@ class PLSTMBlock(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        for module in (self.norm, self.conv, self.ffn_norm):
-            if module is not None:
-                module.reset_parameters()
-        if isinstance(self.local, MessagePassing):
-            self.local.reset_parameters()
-        for module in self.ffn or ():
+        for module in (self.norm, self.conv, self.local, self.ffn_norm, *(self.ffn or ())):
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
 

@@ -193,7 +193,7 @@ def check_line_graph(line_graph: LineGraph, x: Tensor, edge_index: Tensor | None
     if edge_index is None:
         return
     seen = line_graph._cache.get("checked")
-    if seen is not None and seen[0] is edge_index and seen[1] == edge_index._version:
+    if seen is not None and seen[0] is edge_index and seen[1] == _version(edge_index):
         return
     if edge_index.device != x.device:
         raise ValueError(
@@ -217,4 +217,9 @@ def check_line_graph(line_graph: LineGraph, x: Tensor, edge_index: Tensor | None
             f"expected line_graph with the edges edge_index[:, edge_id], got {wrong} of "
             f"{dag.size(1)} others; it is of another graph or stale: {remedy}"
         )
-    line_graph._cache["checked"] = (edge_index, edge_index._version)
+    line_graph._cache["checked"] = (edge_index, _version(edge_index))
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts changes in place; tensors made in inference mode have no counter."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -333,6 +333,16 @@ def test_edges_changed_in_place_are_noticed(conv, dag):
         conv(x, edge_index, edge_attr, line_graph=dag)
 
 
+def test_inference_mode(conv, dag):
+    x, edge_attr = features(dag)
+    expected = conv(x, dag.edge_index, edge_attr, line_graph=dag)
+    with torch.inference_mode():
+        edge_index = dag.edge_index.clone()
+        for line_graph in (dag, dag, None):
+            out = conv(x, edge_index, edge_attr, line_graph=line_graph)
+            torch.testing.assert_close(out, expected)
+
+
 # -------------------------------------------------------------------- compilation and batches
 
 
