@@ -7,8 +7,11 @@ them like any others; :func:`line_graph_from_data` turns them into a :class:`Lin
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
@@ -85,6 +88,10 @@ class LineGraphData(Data):
         if key in LINE_KEYS:
             return -1
         return super().__cat_dim__(key, value, *args, **kwargs)
+
+
+# Saved data sets load with weights_only=True, as those of PyG's own classes do.
+torch.serialization.add_safe_globals([LineGraphData, _LineGraphStorage])
 
 
 class _Cached:
@@ -176,3 +183,64 @@ def _check_fresh(
             f"ToLineGraph (a sampled subgraph, added or dropped edges): apply ToLineGraph last, or "
             f"build the line graph with LineGraph.from_edge_index(data.edge_index, data.num_nodes)"
         )
+
+
+def part_sizes(
+    parts: LineParts, batch: np.ndarray, num_graphs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The number of edges and of line edges of each graph."""
+    graph = batch[parts.dag_edge_index[0]]
+    return (
+        np.bincount(graph, minlength=num_graphs),
+        np.bincount(graph[parts.line_index[0]], minlength=num_graphs),
+    )
+
+
+def part_tensors(parts: LineParts, device: torch.device) -> list[Tensor]:
+    return [torch.from_numpy(part).to(device) for part in parts]
+
+
+def store(data: Data, tensors: Sequence[Tensor]) -> LineGraphData:
+    """A new graph: ``data`` and its line graph."""
+    if isinstance(data, LineGraphData):
+        out = copy.copy(data)
+    elif type(data) is Data:
+        out = LineGraphData()
+        for key, value in data._store.items():
+            out._store[key] = value
+    else:
+        raise TypeError(
+            f"expected torch_geometric.data.Data or a class derived from "
+            f"plstm_graph.data.LineGraphData, got {type(data).__name__}; derive it from that class"
+        )
+    for key, tensor in zip(LINE_KEYS, tensors):
+        out._store[key] = tensor
+    return out
+
+
+def store_in_batch(batch: Batch, parts: LineParts) -> Batch:
+    """A new batch: ``batch`` and its line graph, as if its graphs had been collated with theirs."""
+    base = type(batch).__bases__[-1]
+    if base is not Data and not issubclass(base, LineGraphData):
+        store(base(), ())  # raises
+    out = Batch(_base_cls=base if issubclass(base, LineGraphData) else LineGraphData)
+    for key, value in batch.__dict__.items():
+        if key not in ("_store", "_line_graph"):
+            out.__dict__[key] = value
+    for key, value in batch._store.__dict__.items():
+        if key not in ("_mapping", "_parent", "_cached_attr"):
+            out._store.__dict__[key] = value  # where the graphs of a batch begin, and the like
+    for key, value in batch._store.items():
+        out._store[key] = value
+    for key, tensor in zip(LINE_KEYS, part_tensors(parts, batch.edge_index.device)):
+        out._store[key] = tensor
+    if hasattr(batch, "_slice_dict"):
+        sizes = part_sizes(parts, batch.batch.cpu().numpy(), batch.num_graphs)
+        edges, lines = (torch.from_numpy(np.append(0, np.cumsum(size))) for size in sizes)
+        columns = batch._slice_dict["edge_index"]
+        zero = torch.zeros(batch.num_graphs, dtype=torch.int64)
+        slices = (edges, lines, edges, edges, lines)
+        incs = (batch.ptr[:-1].cpu(), edges[:-1], columns[:-1], zero, zero)
+        out._slice_dict = {**batch._slice_dict, **dict(zip(LINE_KEYS, slices))}
+        out._inc_dict = {**batch._inc_dict, **dict(zip(LINE_KEYS, incs))}
+    return out

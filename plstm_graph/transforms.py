@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,14 @@ from torch_geometric.transforms import BaseTransform
 
 from plstm_graph.dag.build import LineParts, build_line_parts
 from plstm_graph.dag.orient import check_orientation
-from plstm_graph.data import LINE_KEYS, LineGraphData
+from plstm_graph.data import (
+    LINE_KEYS,
+    LineGraphData,
+    part_sizes,
+    part_tensors,
+    store,
+    store_in_batch,
+)
 
 
 class _Builder:
@@ -81,8 +87,8 @@ class ToLineGraph(_Builder, BaseTransform):
 
     def forward(self, data: Data) -> LineGraphData:
         if isinstance(data, Batch):
-            return _store_in_batch(data, self._build(data, data.batch))
-        return _store(data, _tensors(self._build(data, None), data.edge_index.device))
+            return store_in_batch(data, self._build(data, data.batch))
+        return store(data, part_tensors(self._build(data, None), data.edge_index.device))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(orientation={self.orientation!r}, seed={self.seed})"
@@ -118,7 +124,7 @@ class LineGraphCollater(_Builder):
 
     def __call__(self, data_list: list[Data]) -> Batch:
         batch = Batch.from_data_list(data_list, self.follow_batch, [*self.exclude_keys, *LINE_KEYS])
-        return _store_in_batch(batch, self._build(batch, batch.batch))
+        return store_in_batch(batch, self._build(batch, batch.batch))
 
 
 def redraw(data: Data | Batch, seed: int | None = None) -> LineGraphData:
@@ -172,7 +178,7 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
         union[builder.rank] = torch.cat(ranks)
     batch = np.repeat(np.arange(len(chunk)), num_nodes)
     parts = builder._build(union, torch.from_numpy(batch))
-    num_edges, num_lines = _sizes(parts, batch, len(chunk))
+    num_edges, num_lines = part_sizes(parts, batch, len(chunk))
     first_edge = np.cumsum(num_edges) - num_edges
     local = LineParts(
         parts.dag_edge_index - np.repeat(first_node, num_edges),
@@ -187,7 +193,7 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
     ]
     # Copies, so that no graph keeps (or pickles) the memory of the whole chunk.
     return [
-        _store(
+        store(
             data,
             [
                 t.clone(memory_format=torch.contiguous_format).to(data.edge_index.device)
@@ -196,15 +202,6 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
         )
         for data, tensors in zip(chunk, zip(*columns))
     ]
-
-
-def _sizes(parts: LineParts, batch: np.ndarray, num_graphs: int) -> tuple[np.ndarray, np.ndarray]:
-    """The number of edges and of line edges of each graph."""
-    graph = batch[parts.dag_edge_index[0]]
-    return (
-        np.bincount(graph, minlength=num_graphs),
-        np.bincount(graph[parts.line_index[0]], minlength=num_graphs),
-    )
 
 
 def _edges(data: Data) -> tuple[np.ndarray, int]:
@@ -230,53 +227,3 @@ def _edges(data: Data) -> tuple[np.ndarray, int]:
             f"from {array.min()} to {array.max()}"
         )
     return array, num_nodes
-
-
-def _tensors(parts: LineParts, device: torch.device) -> list[Tensor]:
-    return [torch.from_numpy(part).to(device) for part in parts]
-
-
-def _store(data: Data, tensors: Sequence[Tensor]) -> LineGraphData:
-    """A new graph: ``data`` and its line graph."""
-    if isinstance(data, LineGraphData):
-        out = copy.copy(data)
-    elif type(data) is Data:
-        out = LineGraphData()
-        for key, value in data._store.items():
-            out._store[key] = value
-    else:
-        raise TypeError(
-            f"expected torch_geometric.data.Data or a class derived from "
-            f"plstm_graph.data.LineGraphData, got {type(data).__name__}; derive it from that class"
-        )
-    for key, tensor in zip(LINE_KEYS, tensors):
-        out._store[key] = tensor
-    return out
-
-
-def _store_in_batch(batch: Batch, parts: LineParts) -> Batch:
-    """A new batch: ``batch`` and its line graph, as if its graphs had been collated with theirs."""
-    base = type(batch).__bases__[-1]
-    if base is not Data and not issubclass(base, LineGraphData):
-        _store(base(), ())  # raises
-    out = Batch(_base_cls=base if issubclass(base, LineGraphData) else LineGraphData)
-    for key, value in batch.__dict__.items():
-        if key not in ("_store", "_line_graph"):
-            out.__dict__[key] = value
-    for key, value in batch._store.__dict__.items():
-        if key not in ("_mapping", "_parent", "_cached_attr"):
-            out._store.__dict__[key] = value  # such as the number of nodes of each graph
-    for key, value in batch._store.items():
-        out._store[key] = value
-    for key, tensor in zip(LINE_KEYS, _tensors(parts, batch.edge_index.device)):
-        out._store[key] = tensor
-    if "_slice_dict" in batch.__dict__:
-        sizes = _sizes(parts, batch.batch.cpu().numpy(), batch.num_graphs)
-        edges, lines = (torch.from_numpy(np.append(0, np.cumsum(size))) for size in sizes)
-        columns = batch._slice_dict["edge_index"]
-        zero = torch.zeros(batch.num_graphs, dtype=torch.int64)
-        slices = (edges, lines, edges, edges, lines)
-        incs = (batch.ptr[:-1].cpu(), edges[:-1], columns[:-1], zero, zero)
-        out.__dict__["_slice_dict"] = {**batch._slice_dict, **dict(zip(LINE_KEYS, slices))}
-        out.__dict__["_inc_dict"] = {**batch._inc_dict, **dict(zip(LINE_KEYS, incs))}
-    return out

@@ -27,6 +27,9 @@ from plstm_graph.dag.levels import csr, expand, longest_path_levels
 #: Stored (vertex, root) pairs beyond which sets are compressed (8 bytes each).
 _POOL_LIMIT = 1 << 21
 
+#: Rounds of the three steps at most; each costs a pass over the arcs that are left.
+_ROUNDS = 50
+
 
 def multitree_mask(edge_index: np.ndarray, line_index: np.ndarray) -> np.ndarray:
     """Which line edges to keep so that at most one path joins any two edges.
@@ -70,7 +73,7 @@ def _prune(tail: np.ndarray, head: np.ndarray, size: int, tie: np.ndarray) -> np
     arc = np.arange(head.size)
     offset = np.zeros(head.size, dtype=np.int64)
     vertex = np.arange(size)
-    for _ in range(8 + 2 * size.bit_length()):
+    for _ in range(_ROUNDS):
         before = arc.size
         # Aliases, by pointer jumping to the nearest vertex that is none.
         single = degree[head] == 1

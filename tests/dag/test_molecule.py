@@ -1,0 +1,77 @@
+import sys
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+from plstm_graph.dag import from_mol, from_smiles, multitree_mask
+from plstm_graph.transforms import ToLineGraph
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+@pytest.fixture
+def chem():
+    pytest.importorskip("ogb")
+    return pytest.importorskip("rdkit.Chem")
+
+
+@pytest.mark.parametrize("smiles", [ASPIRIN, "[Na+].[Cl-]", "C", "F/C=C/F"])
+def test_same_features_as_ogb(chem, smiles):
+    from ogb.utils import smiles2graph
+
+    ours, theirs = from_smiles(smiles), smiles2graph(smiles)
+    assert np.array_equal(ours.x.numpy(), theirs["node_feat"])
+    assert np.array_equal(ours.edge_index.numpy(), theirs["edge_index"])
+    assert np.array_equal(ours.edge_attr.numpy(), theirs["edge_feat"])
+    assert ours.smiles == smiles and ours.validate()
+
+
+def test_from_mol_writes_canonical_smiles(chem):
+    assert from_mol(chem.MolFromSmiles("OCC")).smiles == "CCO"
+
+
+@pytest.mark.parametrize("smiles", [ASPIRIN, "C1CCC2(CC1)CCCC2", "c1ccc2ccccc2c1", "CC(C)(C)C"])
+def test_canonical_orientation_does_not_see_atom_order(chem, smiles):
+    """The same molecule with its atoms in another order gives the same DAG of the same atoms."""
+    mol = chem.MolFromSmiles(smiles)
+    transform = ToLineGraph("canonical")
+
+    def dag(graph):
+        out = nx.DiGraph()
+        out.add_nodes_from((i, {"x": tuple(x)}) for i, x in enumerate(graph.x.tolist()))
+        out.add_edges_from(graph.dag_edge_index.t().tolist())
+        return out
+
+    first = transform(from_mol(mol))
+    assert sorted(first.canonical_rank.tolist()) == list(range(first.num_nodes))
+    rank = first.canonical_rank
+    assert bool((rank[first.dag_edge_index[0]] < rank[first.dag_edge_index[1]]).all())
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(mol.GetNumAtoms()).tolist()
+        other = transform(from_mol(chem.RenumberAtoms(mol, order)))
+        same = lambda a, b: a["x"] == b["x"]  # noqa: E731
+        assert nx.is_isomorphic(dag(first), dag(other), node_match=same)
+        assert int(other.multitree_mask.sum()) == int(first.multitree_mask.sum())
+
+
+def test_molecules_lose_few_line_edges(chem):
+    graph = ToLineGraph()(from_smiles(ASPIRIN))
+    mask = multitree_mask(graph.dag_edge_index.numpy(), graph.line_index.numpy())
+    assert torch.equal(graph.multitree_mask, torch.from_numpy(mask))
+    assert 0 < (~mask).sum() <= 3
+
+
+@pytest.mark.parametrize("smiles", ["C1CC", "not a molecule", None])
+def test_bad_smiles_is_named(chem, smiles):
+    from rdkit import rdBase
+
+    with rdBase.BlockLogs(), pytest.raises(ValueError, match=f"RDKit can read, got {smiles!r}"):
+        from_smiles(smiles)
+
+
+def test_without_rdkit(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    with pytest.raises(ImportError, match=r"pip install 'plstm-graph\[chem\]'"):
+        from_smiles("C")

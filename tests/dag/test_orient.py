@@ -1,0 +1,177 @@
+import re
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from plstm_graph import LineGraph
+from plstm_graph.dag.canonical import canonical_rank, components
+from plstm_graph.dag.levels import longest_path_levels
+from plstm_graph.dag.orient import ORIENTATIONS, bfs_depth, orient, orient_numpy
+from tests.dag.dag_helpers import dags, symmetric, undirected_graphs
+
+GRAPHS = undirected_graphs()
+NAMES = [name for name in ORIENTATIONS if name != "random"]
+
+
+def tensor(edge_index) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(edge_index), dtype=torch.int64).reshape(2, -1)
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+def test_one_column_of_each_pair_and_acyclic(name, graph):
+    edge_index = symmetric(graph)
+    kept = orient(tensor(edge_index), len(graph), name).numpy()
+    assert kept.dtype == np.int64 and (np.diff(kept) > 0).all()
+    pairs = {frozenset(edge) for edge in edge_index[:, kept].T.tolist()}
+    assert len(kept) == len(pairs) == graph.number_of_edges()
+    assert (longest_path_levels(edge_index[:, kept], len(graph)) >= 0).all()
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+@settings(max_examples=25, deadline=None)
+@given(dag=dags())
+def test_dag_is_kept_as_it_is(name, dag):
+    edge_index, num_nodes = dag
+    assert np.array_equal(orient_numpy(edge_index, num_nodes, name), np.arange(edge_index.shape[1]))
+
+
+def test_dag_is_kept_with_ranks_that_say_otherwise():
+    edge_index = tensor([[2, 1], [1, 0]])
+    assert orient(edge_index, 3, torch.tensor([0, 1, 2])).tolist() == [0, 1]
+    assert orient(edge_index, 3, torch.zeros(3)).tolist() == [0, 1]
+
+
+def test_what_each_orientation_does():
+    star = symmetric(nx.star_graph(3))  # centre 0
+    assert star[0, orient_numpy(star, 4, "index")].tolist() == [0, 0, 0]
+    assert star[1, orient_numpy(star, 4, "degree")].tolist() == [0, 0, 0]
+    rank = torch.tensor([1.5, 0.0, 2.0, 3.0])
+    kept = star[:, orient(tensor(star), 4, rank).numpy()]
+    assert set(zip(*kept.tolist())) == {(1, 0), (0, 2), (0, 3)}
+    ring = symmetric(nx.Graph([(0, 3), (3, 1), (1, 2), (2, 0)]))
+    kept = ring[:, orient_numpy(ring, 4, "bfs")]
+    assert set(zip(*kept.tolist())) == {(0, 3), (0, 2), (3, 1), (2, 1)}
+    kept = ring[:, orient_numpy(ring, 4, "auto")]
+    assert set(zip(*kept.tolist())) == {(0, 3), (1, 3), (1, 2), (0, 2)}
+
+
+def test_parallel_edges_stay():
+    edge_index = tensor([[0, 1, 0, 1], [1, 0, 1, 0]])
+    assert orient(edge_index, 2).tolist() == [0, 2]
+    assert orient(tensor([[1, 1], [0, 0]]), 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_is_judged_graph_by_graph(name):
+    directed = np.array([[2, 2, 1], [1, 0, 0]])
+    parts = [symmetric(g) for g in GRAPHS.values()]
+    parts.insert(3, directed)
+    sizes = [len(g) for g in GRAPHS.values()]
+    sizes.insert(3, 3)
+    first_node = np.cumsum([0, *sizes])
+    first_column = np.cumsum([0] + [p.shape[1] for p in parts])
+    union = np.concatenate([p + f for p, f in zip(parts, first_node)], axis=1)
+    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    kept = orient(tensor(union), int(first_node[-1]), name, batch=batch).tolist()
+    alone = [orient_numpy(p, n, name) + c for p, n, c in zip(parts, sizes, first_column)]
+    assert kept == np.concatenate(alone).tolist()
+    with pytest.raises(ValueError, match="directed cycle"):
+        orient(tensor(union), int(first_node[-1]), name)
+
+
+def test_random_is_seeded_and_fresh():
+    edge_index = tensor(symmetric(GRAPHS["random"]))
+    draw = lambda seed: orient(edge_index, 60, "random", seed=seed).tolist()  # noqa: E731
+    assert draw(1) == draw(1) != draw(2)
+    torch.manual_seed(0)
+    a, b = draw(None), draw(None)
+    torch.manual_seed(0)
+    assert a == draw(None) and a != b
+    # Every edge turns either way about equally often.
+    forward = np.zeros(180, dtype=int)
+    for seed in range(200):
+        forward[draw(seed)] += 1
+    assert forward.min() > 60 and forward.max() < 140
+
+
+@pytest.mark.parametrize("name", ["petersen", "ring", "grid", "path", "random", "tree", "disjoint"])
+def test_canonical_does_not_see_numbering(name):
+    graph = GRAPHS[name]
+    edge_index = symmetric(graph)
+    kept = orient_numpy(edge_index, len(graph), "canonical")
+    dag = nx.DiGraph(edge_index[:, kept].T.tolist())
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(graph))
+        shuffled = order[edge_index][:, np.random.default_rng(seed).permutation(len(edge_index.T))]
+        again = shuffled[:, orient_numpy(shuffled, len(graph), "canonical")]
+        assert nx.is_isomorphic(dag, nx.DiGraph(again.T.tolist()))
+
+
+def test_canonical_rank_is_equivariant_where_refinement_suffices():
+    graph = nx.path_graph(10)
+    graph.add_edge(2, 10)  # three arms of different lengths: no symmetry at all
+    edge_index = symmetric(graph)
+    rank = canonical_rank(edge_index, len(graph))
+    assert len(set(rank.tolist())) == len(graph)
+    order = np.random.default_rng(0).permutation(len(graph))
+    assert np.array_equal(canonical_rank(order[edge_index], len(graph))[order], rank)
+
+
+def test_canonical_rank_uses_colors():
+    edge_index = symmetric(nx.path_graph(3))
+    rank = canonical_rank(edge_index, 3, np.array([7, 6, 8]))
+    assert rank.argsort().tolist() == [1, 0, 2]
+
+
+def test_components_and_depth():
+    graph = nx.gnm_random_graph(200, 150, seed=4)
+    edge_index = symmetric(graph)
+    label = components(edge_index, 200)
+    depth = bfs_depth(edge_index, label == np.arange(200))
+    for nodes in nx.connected_components(graph):
+        assert set(label[list(nodes)]) == {min(nodes)}
+        for node, length in nx.single_source_shortest_path_length(graph, min(nodes)).items():
+            assert depth[node] == length
+
+
+BAD = {
+    "name": (lambda: orient(tensor([[0], [1]]), 2, "up"), "one of auto, index.*got 'up'"),
+    "type": (lambda: orient(tensor([[0], [1]]), 2, [0, 1]), "name or a rank tensor, got list"),
+    "rank_size": (
+        lambda: orient(tensor([[0], [1]]), 2, torch.arange(3)),
+        re.escape("shape [2] (one per node), got [3]"),
+    ),
+    "rank_dtype": (lambda: orient(tensor([[0], [1]]), 2, torch.ones(2).bool()), "got bool"),
+    "rank_nan": (
+        lambda: orient(tensor([[0], [1]]), 2, torch.tensor([0, torch.nan])),
+        "NaN.*node 1",
+    ),
+    "rank_tie": (lambda: orient(tensor([[0, 1], [1, 0]]), 2, torch.ones(2)), "both nodes 0 and 1"),
+    "loop": (lambda: orient(tensor([[0, 1], [1, 1]]), 2), "self-loops, got node 1.*column 1"),
+    "batch": (
+        lambda: orient(tensor([[0], [1]]), 2, batch=torch.zeros(3, dtype=torch.int64)),
+        "batch with 2 entries.*got 3",
+    ),
+    "cycle": (lambda: orient(tensor([[0, 1, 2], [1, 2, 0]]), 3), r"cycle \d -> \d -> \d -> \d"),
+    "neither": (
+        lambda: LineGraph.from_edge_index(tensor([[0, 1, 1], [1, 0, 2]])),
+        "cycle (0 -> 1 -> 0|1 -> 0 -> 1) in a graph that is not symmetric.*to_undirected",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD)
+def test_bad_input(case):
+    call, message = case
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_no_nodes():
+    assert orient(tensor([[], []]), 0).tolist() == []
+    for name in ORIENTATIONS:
+        assert orient(tensor([[], []]), 3, name).tolist() == []

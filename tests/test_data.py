@@ -1,0 +1,199 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch_geometric.data import Batch, Data, InMemoryDataset
+from torch_geometric.loader import DataLoader, NeighborLoader
+from torch_geometric.transforms import AddSelfLoops
+from torch_geometric.utils import to_undirected
+
+from plstm_graph import LineGraph
+from plstm_graph.data import LINE_KEYS, LineGraphData, line_graph_from_data
+from plstm_graph.transforms import ToLineGraph
+
+
+def plain_graphs() -> list[Data]:
+    """Rings, paths, a DAG, one without edges, one without nodes, parallel edges; L = N = E too."""
+    generator = torch.Generator().manual_seed(0)
+    edges = {
+        "ring": (to_undirected(torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])), 4),
+        "path": (to_undirected(torch.tensor([[0, 1, 2], [1, 2, 3]])), 5),
+        "dag": (torch.tensor([[2, 2, 1, 0], [1, 0, 3, 3]]), 4),
+        "lonely": (torch.empty(2, 0, dtype=torch.int64), 3),
+        "nothing": (torch.empty(2, 0, dtype=torch.int64), 0),
+        "parallel": (torch.tensor([[0, 1, 0, 1], [1, 0, 1, 0]]), 2),
+        "braid": (torch.tensor([[0, 0, 1, 1], [1, 1, 2, 2]]), 4),  # E = L = N = 4 columns
+    }
+    return [
+        Data(
+            x=torch.randn(n, 3, generator=generator),
+            edge_index=e,
+            edge_attr=torch.randn(e.size(1), 2, generator=generator),
+            y=torch.tensor([float(i)]),
+            name=name,
+        )
+        for i, (name, (e, n)) in enumerate(edges.items())
+    ]
+
+
+@pytest.fixture
+def graphs() -> list[LineGraphData]:
+    return [ToLineGraph()(data) for data in plain_graphs()]
+
+
+def assert_same(a: Data, b: Data) -> None:
+    assert type(a) is type(b) and set(a.keys()) == set(b.keys())
+    for key in list(a.keys()):
+        if isinstance(a[key], torch.Tensor):
+            assert torch.equal(a[key], b[key]), key
+            assert a[key].dtype == b[key].dtype
+        else:
+            assert a[key] == b[key]
+
+
+def assert_line_graph(data: Data, batch: torch.Tensor | None) -> None:
+    got = LineGraph.from_data(data).validate()
+    expected = LineGraph.from_edge_index(data.edge_index, data.num_nodes, batch=batch)
+    for name in ("edge_index", "line_index", "edge_id", "level"):
+        assert torch.equal(getattr(got, name), getattr(expected, name)), name
+    assert torch.equal(got.multitree().line_id, expected.multitree().line_id)
+    assert got.num_nodes == expected.num_nodes
+
+
+def test_single_graphs(graphs):
+    for graph in graphs:
+        assert_line_graph(graph, None)
+
+
+def test_batch_is_the_line_graph_of_the_union(graphs):
+    batch = Batch.from_data_list(graphs)
+    assert isinstance(batch, LineGraphData)
+    assert_line_graph(batch, batch.batch)
+    assert torch.equal(LineGraph.from_data(batch).node_batch, batch.batch)
+    for again, graph in zip(batch.to_data_list(), graphs):
+        assert_same(again, graph)
+
+
+def test_batch_of_batches(graphs):
+    batch = Batch.from_data_list(
+        [Batch.from_data_list(graphs[:3]), Batch.from_data_list(graphs[3:])]
+    )
+    flat = Batch.from_data_list(graphs)
+    for key in ("edge_index", *LINE_KEYS):
+        assert torch.equal(batch[key], flat[key]), key
+
+
+def test_multitree_is_not_recomputed(graphs, monkeypatch):
+    batch = Batch.from_data_list(graphs)
+    monkeypatch.setattr("plstm_graph.dag.multitree._prune", None)
+    graph = LineGraph.from_data(batch)
+    assert torch.equal(graph.multitree().line_id, batch.multitree_mask.nonzero().view(-1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader(graphs, workers):
+    whole = Batch.from_data_list(graphs)
+    loader = DataLoader(graphs, batch_size=4, num_workers=workers)
+    batches = list(loader)
+    assert [b.num_graphs for b in batches] == [4, 3]
+    for batch in batches:
+        assert_line_graph(batch, batch.batch)
+    split = [graph for batch in batches for graph in batch.to_data_list()]
+    assert_same(Batch.from_data_list(split), whole)
+
+
+def test_line_graph_is_cached_until_a_tensor_changes(graphs):
+    batch = Batch.from_data_list(graphs)
+    first = line_graph_from_data(batch)
+    assert line_graph_from_data(batch) is first
+    assert line_graph_from_data(copy.copy(batch)) is first
+    assert line_graph_from_data(copy.deepcopy(batch)) is not first
+    batch.x = batch.x * 2
+    assert line_graph_from_data(batch) is first
+    batch.edge_index = batch.edge_index.clone()
+    second = line_graph_from_data(batch)
+    assert second is not first
+    batch.edge_index[:, 0] = 3
+    with pytest.raises(ValueError, match="apply ToLineGraph last"):
+        line_graph_from_data(batch)
+
+
+def test_to_device_builds_anew(graphs):
+    batch = Batch.from_data_list(graphs)
+    first = line_graph_from_data(batch)
+    clone = batch.clone().apply(lambda t: t.clone(), *LINE_KEYS)
+    assert line_graph_from_data(clone) is not first
+    assert batch.to("meta").line_index.device.type == "meta"
+
+
+def test_pickle_leaves_the_cache_out(graphs):
+    for data in (graphs[0], Batch.from_data_list(graphs)):
+        size = len(pickle.dumps(data))
+        first = line_graph_from_data(data)
+        # A few bytes for an empty cache, not the graph.
+        assert len(pickle.dumps(data)) < size + 200
+        again = pickle.loads(pickle.dumps(data))
+        assert_same(again, data)
+        assert line_graph_from_data(again) is not first
+        assert_line_graph(again, again.get("batch"))
+
+
+def test_in_memory_dataset(graphs, tmp_path):
+    graphs = graphs[:4]
+    InMemoryDataset.save(graphs, tmp_path / "data.pt")
+
+    class Stored(InMemoryDataset):
+        def __init__(self):
+            super().__init__()
+            self.load(tmp_path / "data.pt", data_cls=LineGraphData)
+
+    stored = Stored()
+    for i, graph in enumerate(graphs):
+        assert torch.equal(stored[i].line_index, graph.line_index)
+        assert_line_graph(stored[i], None)
+    assert_line_graph(
+        next(iter(DataLoader(stored, batch_size=4))), Batch.from_data_list(graphs).batch
+    )
+
+
+def test_line_graph_is_neither_node_nor_edge_attribute(graphs):
+    for graph in graphs:
+        assert not set(graph.node_attrs()) & set(LINE_KEYS)
+        assert not set(graph.edge_attrs()) & set(LINE_KEYS)
+    assert "x" in graphs[-1].node_attrs() and "edge_attr" in graphs[-1].edge_attrs()
+
+
+def test_constructor_takes_what_data_takes():
+    data = LineGraphData(torch.ones(2, 1), torch.tensor([[0], [1]]), name="a")
+    assert data.num_nodes == 2 and data.num_edges == 1 and data.name == "a"
+    assert LineGraphData(num_nodes=7).num_nodes == 7
+    data = LineGraphData(edge_index=torch.tensor([[0], [1]]))
+    data.num_nodes = 3
+    assert data.num_nodes == 3
+
+
+STALE = {
+    "subgraph": lambda g: g.subgraph(torch.tensor([0, 1, 2])),
+    "edge_subgraph": lambda g: g.edge_subgraph(torch.arange(g.num_edges) > 0),
+    "self_loops": AddSelfLoops(),
+    "sampled": lambda g: next(iter(NeighborLoader(g, [1], batch_size=1))),
+    "renumbered": lambda g: g.update({"edge_index": g.edge_index.flip(1)}),
+}
+
+
+@pytest.mark.parametrize("change", STALE.values(), ids=STALE)
+def test_stale_line_graph_raises(graphs, change):
+    ring = graphs[0]
+    if change is STALE["sampled"]:
+        pytest.importorskip("pyg_lib")
+    line_graph_from_data(ring)
+    with pytest.raises(ValueError, match=r"changed after ToLineGraph.*from_edge_index"):
+        line_graph_from_data(change(ring))
+
+
+def test_no_line_graph_raises():
+    with pytest.raises(ValueError, match=r"without dag_edge_index; apply plstm_graph.ToLineGraph"):
+        line_graph_from_data(plain_graphs()[0])
+    with pytest.raises(ValueError, match="without edge_index"):
+        line_graph_from_data(Data(x=torch.ones(2, 1)))

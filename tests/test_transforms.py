@@ -1,0 +1,195 @@
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torch_geometric.data import Batch, Data
+from torch_geometric.loader import DataLoader as PyGDataLoader
+from torch_geometric.utils import to_undirected
+
+from plstm_graph import LineGraph
+from plstm_graph.data import LINE_KEYS, LineGraphData
+from plstm_graph.transforms import LineGraphCollater, ToLineGraph, redraw, to_line_graphs
+from tests.test_data import assert_line_graph, assert_same, plain_graphs
+
+ORIENTATIONS = ["auto", "index", "degree", "bfs", "canonical"]
+
+
+def big_ring(size: int = 40) -> Data:
+    node = torch.arange(size)
+    return Data(
+        x=node[:, None].float(), edge_index=to_undirected(torch.stack([node, node.roll(1)]))
+    )
+
+
+def kept(data: Data) -> tuple[int, ...]:
+    return tuple(data.edge_id.tolist())
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_transform_is_from_edge_index(orientation):
+    for data in plain_graphs():
+        keys = set(data.keys())
+        out = ToLineGraph(orientation)(data)
+        assert isinstance(out, LineGraphData) and set(data.keys()) == keys
+        assert set(out.keys()) == keys | set(LINE_KEYS)
+        expected = LineGraph.from_edge_index(data.edge_index, data.num_nodes, orientation)
+        got = LineGraph.from_data(out).validate()
+        assert torch.equal(got.edge_id, expected.edge_id)
+        assert torch.equal(got.line_index, expected.line_index)
+        assert torch.equal(got.level, expected.level)
+        assert torch.equal(out.x, data.x) and torch.equal(out.edge_attr, data.edge_attr)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 1000])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_chunks_are_the_transform(orientation, chunk_size):
+    graphs = [*plain_graphs(), big_ring(9)]
+    transform = ToLineGraph(orientation)
+    out = to_line_graphs(graphs, orientation, chunk_size=chunk_size)
+    for data, got in zip(graphs, out, strict=True):
+        assert_same(got, transform(data))
+        assert got.level.is_contiguous() and got.line_index.is_contiguous()
+        assert got.level.untyped_storage().nbytes() == got.level.nbytes
+    assert to_line_graphs([]) == []
+
+
+def test_stored_ranks_are_used():
+    graphs = [big_ring(6), big_ring(5)]
+    graphs[0].my_rank = torch.tensor([5, 4, 3, 2, 1, 0])
+    mixed = to_line_graphs(graphs, "canonical", rank="my_rank")
+    assert bool((mixed[0].dag_edge_index[0] > mixed[0].dag_edge_index[1]).all())
+    assert_same(mixed[1], ToLineGraph("canonical")(graphs[1]))
+    graphs[1].my_rank = torch.tensor([0, 4, 1, 3, 2])
+    transform = ToLineGraph("canonical", rank="my_rank")
+    for data, got in zip(graphs, to_line_graphs(graphs, "canonical", rank="my_rank")):
+        assert_same(got, transform(data))
+    batch = LineGraphCollater("canonical", rank="my_rank")(graphs)
+    for got, data in zip(batch.to_data_list(), graphs):
+        for key in LINE_KEYS:
+            assert torch.equal(got[key], transform(data)[key])
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_collater_is_the_transform_and_the_loader(orientation):
+    graphs = plain_graphs()
+    got = LineGraphCollater(orientation)(graphs)
+    expected = Batch.from_data_list([ToLineGraph(orientation)(data) for data in graphs])
+    assert type(got) is type(expected) and set(got.keys()) == set(expected.keys())
+    for key in ("x", "edge_index", "edge_attr", "batch", "ptr", *LINE_KEYS):
+        assert torch.equal(got[key], expected[key]), key
+    for a, b in zip(got.to_data_list(), expected.to_data_list(), strict=True):
+        assert_same(a, b)
+    # Graphs that have a line graph get a new one.
+    again = LineGraphCollater(orientation)(expected.to_data_list())
+    assert torch.equal(again.line_index, expected.line_index)
+
+
+def test_transform_of_a_batch():
+    plain = Batch.from_data_list(plain_graphs())
+    batch = ToLineGraph()(plain)
+    assert_line_graph(batch, batch.batch)
+    assert "line_index" not in plain and len(batch.to_data_list()) == plain.num_graphs
+
+
+def test_batch_without_x_keeps_its_sizes():
+    graphs = [Data(edge_index=torch.tensor([[0], [1]]), num_nodes=n) for n in (3, 2)]
+    batch = LineGraphCollater("auto")(graphs)
+    assert [g.num_nodes for g in batch.to_data_list()] == [3, 2]
+    assert batch.dag_edge_index.tolist() == [[0, 3], [1, 4]]
+
+
+def test_random_draws_anew_and_is_seeded():
+    data = big_ring()
+    transform, same = ToLineGraph("random", seed=3), ToLineGraph("random", seed=3)
+    draws = [kept(transform(data)) for _ in range(5)]
+    assert len(set(draws)) == 5
+    assert draws == [kept(same(data)) for _ in range(5)]
+    assert kept(ToLineGraph("random", seed=4)(data)) != draws[0]
+    torch.manual_seed(0)
+    free = kept(ToLineGraph("random")(data))
+    torch.manual_seed(0)
+    assert free == kept(ToLineGraph("random")(data)) != kept(ToLineGraph("random")(data))
+
+
+class Rings(torch.utils.data.Dataset):
+    def __init__(self, transform=None):
+        self.transform = transform
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        return big_ring() if self.transform is None else self.transform(big_ring())
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+@pytest.mark.parametrize("how", ["transform", "collater"])
+def test_workers_and_epochs_do_not_repeat(how, seed):
+    def epochs():
+        torch.manual_seed(5)
+        options = {"batch_size": 3, "num_workers": 2}
+        if how == "transform":
+            loader = PyGDataLoader(Rings(ToLineGraph("random", seed=seed)), **options)
+        else:
+            collate = LineGraphCollater(seed=seed)
+            loader = DataLoader(Rings(), collate_fn=collate, **options)
+        return [kept(g) for _ in range(2) for batch in loader for g in batch.to_data_list()]
+
+    first = epochs()
+    assert len(first) == 12 == len(set(first))
+    assert first == epochs()
+
+
+def test_redraw():
+    graphs = plain_graphs()
+    batch = Batch.from_data_list([ToLineGraph()(g) for g in graphs])
+    before = batch.edge_id.clone()
+    LineGraph.from_data(batch)
+    one, two = redraw(batch, 1), redraw(batch, 2)
+    assert torch.equal(batch.edge_id, before)
+    assert kept(one) == kept(redraw(batch, 1)) != kept(two)
+    LineGraph.from_data(one).validate()
+    assert torch.equal(LineGraph.from_data(one).edge_index, one.dag_edge_index)
+    split = one.to_data_list()
+    assert split[2].edge_id.tolist() == [0, 1, 2, 3]  # the DAG stays
+    for graph in split:
+        LineGraph.from_data(graph).validate()
+    assert kept(redraw(big_ring(), 1)) != kept(redraw(big_ring(), 2))
+
+
+def test_own_data_class():
+    class Mine(LineGraphData):
+        pass
+
+    class Other(Data):
+        pass
+
+    ring = big_ring()
+    assert type(ToLineGraph()(Mine(**ring.to_dict()))) is Mine
+    other = Other(**ring.to_dict())
+    with pytest.raises(TypeError, match=r"derived from plstm_graph.data.LineGraphData, got Other"):
+        ToLineGraph()(other)
+    with pytest.raises(TypeError, match="got Other"):
+        LineGraphCollater()([other])
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="got 'sideways'"):
+        ToLineGraph("sideways")
+    with pytest.raises(ValueError, match='orientation="canonical", rank='):
+        ToLineGraph(torch.arange(3))
+    with pytest.raises(ValueError, match="edge_index as a tensor"):
+        ToLineGraph()(Data(x=torch.ones(2, 1)))
+    with pytest.raises(ValueError, match=r"got torch.int32 and \[2, 1\]"):
+        ToLineGraph()(Data(edge_index=torch.tensor([[0], [1]]).int(), num_nodes=2))
+    good, bad = (Data(edge_index=torch.tensor([[0], [n]]), num_nodes=2) for n in (1, 2))
+    for build in (ToLineGraph(), lambda d: to_line_graphs([d, good])):
+        with pytest.raises(
+            ValueError, match=r"between 0 and 1 \(2 nodes\), got values from 0 to 2"
+        ):
+            build(bad)
+    with pytest.raises(ValueError, match="self-loops"):
+        to_line_graphs([good, Data(edge_index=torch.tensor([[1], [1]]), num_nodes=2)])
+
+
+def test_repr():
+    assert repr(ToLineGraph("random", seed=1)) == "ToLineGraph(orientation='random', seed=1)"
