@@ -34,7 +34,7 @@ def train(
     task: str | None = None,
     fold: int = 0,
     data_root: Path | None = None,
-    models: tuple[str, ...] = ("plstm", "gine", "gatv2"),
+    models: str = "plstm,gine,gatv2",
     hidden: int = 64,
     layers: int = 4,
     heads: int = 4,
@@ -71,7 +71,7 @@ def train(
         task: regression or binary; by default, binary if all targets of the CSV are 0 or 1.
         fold: fold of the 10-fold cross-validation, for the TU sets.
         data_root: folder of the data sets; default PLSTM_DATA_ROOT or ~/.cache/plstm_graph.
-        models: which of plstm, gine, gin, gatv2 to train.
+        models: which of plstm, gine, gin, gatv2 to train, separated by commas.
         hidden: width of pLSTM; the baselines get the width that meets its parameter count.
         layers: blocks of pLSTM.
         heads: heads of pLSTM and GATv2.
@@ -100,7 +100,8 @@ def train(
     """
     if quick:
         epochs, limit = min(epochs, QUICK_EPOCHS), min(limit or QUICK_LIMIT, QUICK_LIMIT)
-    if unknown := [name for name in models if name not in NAMES]:
+    names = models.replace(" ", "").split(",")
+    if unknown := [name for name in names if name not in NAMES]:
         raise datasets.InputError(f"expected models out of {', '.join(NAMES)}, got {unknown}")
     quiet()
     data = datasets.load(
@@ -121,7 +122,7 @@ def train(
     plstm = ModelConfig("plstm", hidden, layers, heads, dropout, readout)
     budget = count_parameters(GraphNet(plstm, inputs))
     fits = {}
-    for name in models:
+    for name in names:
         config = plstm
         if name != "plstm":
             config = ModelConfig(

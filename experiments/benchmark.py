@@ -1,0 +1,278 @@
+"""Speed of operators, layers and line-graph building, as ratios inside one process.
+
+    python -m experiments.benchmark [--out experiments/results/benchmark.json] [--quick]
+
+Every table names its baseline. Contestants of a table take turns, so that what else the machine
+does hits all alike; figures are medians over the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+from torch_geometric.nn import GATv2Conv, GINEConv, GPSConv, TransformerConv
+
+from experiments.reporting import command_line, environment, write_json
+from plstm_graph import LineGraph, PLSTMConv, ToLineGraph, to_line_graphs
+from plstm_graph.ops import plstm, prepare
+
+HEADS, SIZE, WIDTH, GRAPHS = 4, 24, 96, 64
+
+
+def molecule_like(rng: np.random.Generator, width: int = 0) -> Data:
+    """A random graph with the sizes, degrees and rings of a drug-like molecule.
+
+    A tree that grows mostly at its end, then rings closed between atoms five bonds apart.
+    """
+    atoms = int(np.clip(rng.normal(27.3, 9), 6, 70))
+    parent, degree = [-1], np.zeros(atoms, dtype=int)
+    for atom in range(1, atoms):
+        recent = [a for a in range(max(0, atom - 4), atom) if degree[a] < 3]
+        parent.append(int(recent[-1] if rng.random() < 0.7 else rng.choice(recent)))
+        degree[[atom, parent[atom]]] += 1
+    bonds = [(parent[a], a) for a in range(1, atoms)]
+    for atom in rng.permutation(atoms):
+        if len(bonds) >= atoms - 1 + round(atoms / 9.5):
+            break
+        end = atom
+        for _ in range(5):
+            end = parent[end] if end > 0 else -1
+        if end >= 0 and degree[atom] < 3 and degree[end] < 4:
+            bonds.append((end, int(atom)))
+            degree[[atom, end]] += 1
+    half = torch.tensor(bonds).t()
+    edge_index = torch.cat([half, half.flip(0)], dim=1)
+    data = Data(edge_index=edge_index, num_nodes=atoms)
+    if width:
+        data.x = torch.randn(atoms, width)
+        data.edge_attr = torch.randn(half.size(1), width).repeat(2, 1)
+    return data
+
+
+def random_dag(nodes: int, edges: int, reach: int, seed: int) -> LineGraph:
+    """Edges from each node to one at most ``reach`` later: depth grows as nodes / reach."""
+    rng = np.random.default_rng(seed)
+    src = rng.integers(0, nodes - 1, edges)
+    dst = np.minimum(src + rng.integers(1, reach + 1, edges), nodes - 1)
+    return LineGraph.from_edge_index(torch.from_numpy(np.stack([src, dst])), nodes)
+
+
+def op_inputs(line_graph: LineGraph, heads: int = HEADS, size: int = SIZE) -> list[Tensor]:
+    n, e, l = line_graph.num_nodes, line_graph.num_edges, line_graph.num_line_edges
+    torch.manual_seed(0)
+    node = [torch.randn(n, heads, size) for _ in range(3)]
+    gates = [torch.rand(e, heads), torch.rand(l, heads) * 0.5, torch.rand(e, heads)]
+    return [x.requires_grad_() for x in (*node, *gates, torch.rand(n, heads))]
+
+
+def op_step(line_graph: LineGraph, inputs: list[Tensor], form: str) -> Callable[[], None]:
+    def step() -> None:
+        out = plstm(*inputs, line_graph, form=form)
+        torch.autograd.grad(out, inputs, torch.ones_like(out))
+
+    return step
+
+
+def medians(steps: dict[str, Callable[[], None]], turns: dict[str, int] | int) -> dict[str, float]:
+    """Median seconds of each step; all take turns after two warm-up calls each."""
+    count = {name: turns if isinstance(turns, int) else turns[name] for name in steps}
+    for step in steps.values():
+        step()
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(max(count.values())):
+        for name, step in steps.items():
+            if turn < count[name]:
+                start = time.perf_counter()
+                step()
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(t)) for name, t in times.items()}
+
+
+def report(title: str, seconds: dict[str, float], baseline: str, console: Console) -> dict:
+    table = Table(title=title, title_justify="left")
+    for column in ("", "ms", f"x {baseline}", f"{baseline} / this"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, s in seconds.items():
+        ratio = s / seconds[baseline]
+        table.add_row(name, f"{1e3 * s:.2f}", f"{ratio:.3f}", f"{1 / ratio:.1f}")
+    console.print(table)
+    return {
+        name: {"ms": 1e3 * s, f"ratio_to_{baseline}": s / seconds[baseline]}
+        for name, s in seconds.items()
+    }
+
+
+def bench_ops(batch: Batch, turns: int, console: Console) -> dict:
+    line_graph = LineGraph.from_data(batch)
+    inputs = op_inputs(line_graph)
+    forms = ("naive", "levelwise", "parallel", "auto")
+    steps = {form: op_step(line_graph, inputs, form) for form in forms}
+    count = {form: max(3, turns // 5) if form == "naive" else turns for form in forms}
+    title = (
+        f"plstm, forward + backward: {GRAPHS} molecule-like graphs, {line_graph.num_nodes} nodes, "
+        f"{line_graph.num_edges} edges, {line_graph.num_line_edges} line edges, H={HEADS}, "
+        f"K=V={SIZE}, float32"
+    )
+    return report(title, medians(steps, count), "naive", console)
+
+
+def bench_layers(batch: Batch, turns: int, console: Console) -> dict:
+    line_graph = prepare(LineGraph.from_data(batch), HEADS, SIZE, SIZE)
+    head = WIDTH // HEADS
+
+    def mlp() -> nn.Module:
+        return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
+
+    convs = {
+        "PLSTMConv P": PLSTMConv(WIDTH, WIDTH, heads=HEADS, edge_dim=WIDTH),
+        "PLSTMConv D": PLSTMConv(WIDTH, WIDTH, heads=HEADS, edge_dim=WIDTH, mode="D"),
+        "GATv2Conv": GATv2Conv(WIDTH, head, heads=HEADS, edge_dim=WIDTH),
+        "TransformerConv": TransformerConv(WIDTH, head, heads=HEADS, edge_dim=WIDTH),
+        "GINEConv": GINEConv(mlp(), edge_dim=WIDTH),
+        "GPSConv": GPSConv(WIDTH, GINEConv(mlp(), edge_dim=WIDTH), heads=HEADS),
+    }
+
+    def step_of(conv: nn.Module) -> Callable[[], None]:
+        x = batch.x.clone().requires_grad_()
+        edge_attr = batch.edge_attr.clone().requires_grad_()
+        wanted = [x, edge_attr, *conv.parameters()]
+
+        def step() -> None:
+            if isinstance(conv, PLSTMConv):
+                out = conv(x, batch.edge_index, edge_attr, line_graph=line_graph)
+            elif isinstance(conv, GPSConv):
+                out = conv(x, batch.edge_index, batch.batch, edge_attr=edge_attr)
+            else:
+                out = conv(x, batch.edge_index, edge_attr)
+            torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
+
+        return step
+
+    seconds = medians({name: step_of(conv) for name, conv in convs.items()}, turns)
+    title = f"one layer, forward + backward, {WIDTH} wide, {HEADS} heads, line graph given"
+    result = report(title, seconds, "GATv2Conv", console)
+    for name, conv in convs.items():
+        result[name]["parameters"] = sum(p.numel() for p in conv.parameters())
+    return result
+
+
+def bench_building(graphs: list[Data], turns: int, console: Console) -> dict:
+    transform = ToLineGraph()
+    ready = to_line_graphs(graphs)
+    plain = [Data(x=d.x, edge_index=d.edge_index, edge_attr=d.edge_attr) for d in graphs]
+    batch = Batch.from_data_list(ready)
+
+    def schedules() -> None:
+        prepare(LineGraph.from_data(Batch.from_data_list(ready)), HEADS, SIZE, SIZE)
+
+    steps = {
+        f"collate {GRAPHS} plain graphs": lambda: Batch.from_data_list(plain),
+        f"collate {GRAPHS} graphs with line graphs": lambda: Batch.from_data_list(ready),
+        "the same and LineGraph, schedules, buckets (P, D, both directions)": schedules,
+        f"ToLineGraph on {GRAPHS} graphs, one by one": lambda: [transform(d) for d in graphs],
+        f"to_line_graphs on {GRAPHS} graphs at once": lambda: to_line_graphs(graphs),
+        "LineGraph.from_edge_index on the batch": lambda: (
+            LineGraph.from_edge_index(batch.edge_index, batch.num_nodes, batch=batch.batch).level
+        ),
+    }
+    title = f"building and batching line graphs ({GRAPHS} molecule-like graphs)"
+    return report(title, medians(steps, turns), f"collate {GRAPHS} plain graphs", console)
+
+
+def bench_growth(turns: int, quick: bool, console: Console) -> dict:
+    """Auto against the naive loop over E, then over depth at the same E."""
+    sizes = [(250, 1), (1000, 1), (4000, 1)] + ([] if quick else [(16000, 1), (100000, 1)])
+    table = Table(
+        title=f"growth, auto, forward + backward, H={HEADS}, K=V={SIZE}, one DAG",
+        title_justify="left",
+    )
+    for column in (
+        "edges",
+        "line edges",
+        "levels",
+        "ms",
+        "us per line edge",
+        "naive / this",
+        "peak RSS, GB",
+    ):
+        table.add_column(column, justify="right")
+    rows = []
+    depths = [(4000, reach) for reach in (4, 64, 1024)]
+    cases = [(e, max(8, e // 16)) for e, _ in sizes] + depths
+    for edges, reach in sorted(cases):
+        line_graph = random_dag(edges // 2 + 2, edges, reach, seed=0)
+        inputs = op_inputs(line_graph)
+        steps = {"auto": op_step(line_graph, inputs, "auto")}
+        count = {"auto": max(3, turns // 5)}
+        if edges <= 4000:
+            steps["naive"], count["naive"] = op_step(line_graph, inputs, "naive"), 3
+        seconds = medians(steps, count)
+        row = {
+            "edges": edges,
+            "line_edges": line_graph.num_line_edges,
+            "levels": line_graph.num_levels,
+            "ms": 1e3 * seconds["auto"],
+            "naive_over_auto": seconds["naive"] / seconds["auto"] if "naive" in seconds else None,
+            "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        }
+        rows.append(row)
+        ratio = row["naive_over_auto"]
+        table.add_row(
+            str(edges),
+            str(row["line_edges"]),
+            str(row["levels"]),
+            f"{row['ms']:.1f}",
+            f"{1e3 * row['ms'] / row['line_edges']:.2f}",
+            "-" if ratio is None else f"{ratio:.1f}",
+            f"{row['peak_rss_gb']:.2f}",
+        )
+        del inputs, steps
+        gc.collect()
+    console.print(table)
+    return {"rows": rows}
+
+
+def main(args: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=51)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="few turns, small sizes")
+    options = parser.parse_args(args)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    turns = 5 if options.quick else options.turns
+    console = Console()
+    rng = np.random.default_rng(options.seed)
+    graphs = [molecule_like(rng, WIDTH) for _ in range(GRAPHS)]
+    batch = Batch.from_data_list(to_line_graphs(graphs))
+    result = {
+        "command": command_line(),
+        "environment": environment(options.seed),
+        "threads": options.threads,
+        "turns": turns,
+        "ops": bench_ops(batch, turns, console),
+        "layers": bench_layers(batch, turns, console),
+        "building": bench_building(graphs, turns, console),
+        "growth": bench_growth(turns, options.quick, console),
+    }
+    if options.out:
+        write_json(options.out, result)
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Models on equal terms, batches, the learning rate, and averaging over orientations."""
+
+import pytest
+import torch
+from torch_geometric.data import Batch
+
+from experiments.loading import Views, collate_of, eval_batches
+from experiments.models import (
+    NAMES,
+    GraphNet,
+    Inputs,
+    ModelConfig,
+    count_parameters,
+    match_budget,
+    to_dict,
+)
+from experiments.reporting import final_metrics
+from experiments.training import GraphModule
+from plstm_graph.dag.molecule import from_smiles
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    graphs = [from_smiles(s) for s in ("CC(=O)Oc1ccccc1C(=O)O", "C", "CCO", "C1CC1.O", "c1ccncc1")]
+    for i, graph in enumerate(graphs):
+        graph.y = torch.tensor([float(i)])
+    return graphs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_equals_its_parts(graphs, name):
+    torch.manual_seed(0)
+    net = GraphNet(ModelConfig(name, 16, 2, readout="sum"), Inputs.of(graphs[0])).eval()
+    collate = collate_of(name, "canonical")
+    together = net(collate(graphs))
+    alone = torch.cat([net(collate([graph])) for graph in graphs])
+    assert together.shape == (5,)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gine", "gin", "gatv2"])
+def test_baselines_meet_the_budget(graphs, name):
+    inputs = Inputs.of(graphs[0])
+    config = match_budget(ModelConfig(name, 0, 4), inputs, 120_000)
+    assert count_parameters(GraphNet(config, inputs)) == pytest.approx(120_000, rel=0.04)
+    assert config.hidden % config.heads == 0
+
+
+def test_unknown_baseline(graphs):
+    with pytest.raises(ValueError, match="out of gine, gin, gatv2, got 'gcn'"):
+        GraphNet(ModelConfig("gcn", 16, 2), Inputs.of(graphs[0]))
+
+
+def test_copies_stand_side_by_side_and_differ(graphs):
+    collate = collate_of("plstm", "random", seed=0)
+    batches = eval_batches(graphs, 8, collate, average=4)
+    assert [batch.num_graphs for batch in batches] == [8, 8, 4]
+    assert torch.cat([batch.y for batch in batches]).tolist() == [
+        float(i) for i in range(5) for _ in range(4)
+    ]
+    dag, nodes = batches[0].dag_edge_index, graphs[0].num_nodes
+    copies = [dag[:, dag[0] // nodes == i] - i * nodes for i in range(4)]
+    assert len({str(edges.tolist()) for edges in copies}) > 1
+
+
+def test_average_is_the_mean_over_copies(graphs):
+    config = ModelConfig("plstm", 16, 2)
+    torch.manual_seed(0)
+    arguments = (to_dict(config), to_dict(Inputs.of(graphs[0])), "regression")
+    module = GraphModule(*arguments, mean=3.0, std=2.0, average=4).eval()
+    (batch,) = eval_batches(graphs, 20, collate_of("plstm", "random", seed=1), average=4)
+    each = module.net(batch) * 2.0 + 3.0
+    torch.testing.assert_close(module.predict(batch), each.view(5, 4).mean(1))
+
+
+def test_only_random_orientations_are_averaged(graphs):
+    parts = {"train": graphs, "valid": graphs, "test": graphs}
+    average = {
+        (name, orientation): Views.of(ModelConfig(name, 8, 1), parts, 2, orientation, 4).average
+        for name in ("plstm", "gine")
+        for orientation in ("canonical", "random")
+    }
+    assert average.pop(("plstm", "random")) == 4
+    assert set(average.values()) == {1}
+
+
+def test_orientations_are_drawn_anew_for_each_epoch(graphs):
+    parts = {"train": graphs[:1], "valid": graphs, "test": graphs}
+    loader = Views.of(ModelConfig("plstm", 8, 1), parts, 1, "random").train_loader()
+    torch.manual_seed(0)
+    drawn = {str(next(iter(loader)).dag_edge_index.tolist()) for _ in range(5)}
+    assert len(drawn) > 1
+    fixed = Views.of(ModelConfig("plstm", 8, 1), parts, 1, "canonical").train_loader()
+    assert len({str(next(iter(fixed)).dag_edge_index.tolist()) for _ in range(3)}) == 1
+
+
+def test_baselines_get_plain_batches(graphs):
+    batch = collate_of("gine", "random")(graphs)
+    assert isinstance(batch, Batch) and "line_index" not in batch
+
+
+def test_final_metrics():
+    pred, target = torch.tensor([1.0, 2.0, 5.0]), torch.tensor([1.0, 2.0, 3.0])
+    values = final_metrics("regression", pred, target)
+    assert values["rmse"] == pytest.approx((4 / 3) ** 0.5)
+    assert values["mae"] == pytest.approx(2 / 3)
+    assert values["r2"] == pytest.approx(1 - 4 / 2)
+    pred, target = torch.tensor([0.1, 0.6, 0.4, 0.9]), torch.tensor([0.0, 0.0, 1.0, 1.0])
+    values = final_metrics("binary", pred, target)
+    assert values == {"roc_auc": pytest.approx(0.75), "accuracy": pytest.approx(0.5)}
+    official = final_metrics("binary", pred, target, lambda p, y: {"rocauc": 0.7})
+    assert official == {"rocauc": 0.7, "accuracy": pytest.approx(0.5)}
