@@ -87,8 +87,9 @@ def test_batch_of_batches(graphs):
 def test_multitree_is_not_recomputed(graphs, monkeypatch):
     batch = Batch.from_data_list(graphs)
     monkeypatch.setattr("plstm_graph.dag.multitree._prune", None)
-    graph = LineGraph.from_data(batch)
-    assert torch.equal(graph.multitree().line_id, batch.multitree_mask.nonzero().view(-1))
+    line_id = batch.multitree_mask.nonzero().view(-1)
+    assert torch.equal(LineGraph.from_data(batch).reverse().multitree().line_id, line_id)
+    assert torch.equal(LineGraph.from_data(batch).multitree().line_id, line_id)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -255,6 +255,10 @@ class LineGraph:
             if reverse is not None and "multitree" in reverse._cache:
                 self._cache["multitree"] = reverse.multitree().reverse()
                 return self._cache["multitree"]
+            if reverse is not None and "multitree_mask" in reverse._cache:
+                # Rows of line edges are the same, and so must be the choice (given with the
+                # data, for instance): forward and reversed layers see one multitree.
+                self._cache["multitree_mask"] = reverse._cache["multitree_mask"]
             if "multitree_mask" not in self._cache:
                 from plstm_graph.dag.multitree import multitree_mask
 
