@@ -1,7 +1,23 @@
 """pLSTM for PyTorch Geometric: linear recurrences on the line graphs of directed acyclic graphs."""
 
-from plstm_graph.dag import LineGraph
+from plstm_graph.dag import LineGraph, grid_line_graph
+from plstm_graph.data import LineGraphData
+from plstm_graph.nn import PLSTM, PLSTMBlock, PLSTMConv
+from plstm_graph.ops import dag_scan, plstm, prepare
+from plstm_graph.transforms import ToLineGraph, to_line_graphs
 
 __version__ = "0.1.0"
 
-__all__ = ["LineGraph"]
+__all__ = [
+    "PLSTM",
+    "LineGraph",
+    "LineGraphData",
+    "PLSTMBlock",
+    "PLSTMConv",
+    "ToLineGraph",
+    "dag_scan",
+    "grid_line_graph",
+    "plstm",
+    "prepare",
+    "to_line_graphs",
+]
