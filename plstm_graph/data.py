@@ -69,8 +69,7 @@ class LineGraphData(Data):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         store = _LineGraphStorage(_parent=self)
-        for key, value in self._store.items():
-            store[key] = value
+        store._mapping.update(self._store._mapping)
         self.__dict__["_store"] = store
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -206,15 +205,13 @@ def store(data: Data, tensors: Sequence[Tensor]) -> LineGraphData:
         out = copy.copy(data)
     elif type(data) is Data:
         out = LineGraphData()
-        for key, value in data._store.items():
-            out._store[key] = value
+        out._store._mapping.update(data._store._mapping)
     else:
         raise TypeError(
             f"expected torch_geometric.data.Data or a class derived from "
             f"plstm_graph.data.LineGraphData, got {type(data).__name__}; derive it from that class"
         )
-    for key, tensor in zip(LINE_KEYS, tensors):
-        out._store[key] = tensor
+    out._store._mapping.update(zip(LINE_KEYS, tensors))
     return out
 
 

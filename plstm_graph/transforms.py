@@ -196,7 +196,7 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
         store(
             data,
             [
-                t.clone(memory_format=torch.contiguous_format).to(data.edge_index.device)
+                t.clone(memory_format=torch.contiguous_format).to(data._store["edge_index"].device)
                 for t in tensors
             ],
         )
