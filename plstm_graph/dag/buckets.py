@@ -26,8 +26,8 @@ class BucketPlan(NamedTuple):
     Attributes:
         sizes: [buckets, 4] on the CPU: parts B, nodes n and edges E of the padded shape, and the
             number of line edges.
-        upper: 0-dim on the CPU: 1 if the topological order of the edges runs backwards (a
-            reversed graph), so that the systems are upper triangular.
+        upper: 0-dim on the CPU: 1 if the topological order of the edges runs backwards (the
+            reverse of the family's original), so that the systems are upper triangular.
         node_pad: [R_n] row of [N * H] at each padded row (padding repeats the part's first node,
             so that no value of another part, finite or not, can leak in).
         node_row: [N * H] padded row of each node and head; node_diagonal: [N * H] its place on
@@ -168,8 +168,10 @@ def _plan(line_graph: LineGraph, lay: _Layout, heads: int) -> BucketPlan:
     lines = np.bincount(line_bucket, minlength=len(lay.sizes))
     sizes = np.concatenate([lay.sizes, lines[:, None]], axis=1)
     device = line_graph.device
+    # A copy of a reversed graph (pickled, or on another device) is the original of its family.
+    upper = line_graph.is_reversed != line_graph._family["original"].is_reversed
     return BucketPlan(
         torch.from_numpy(sizes),
-        torch.tensor(int(line_graph.is_reversed)),
+        torch.tensor(int(upper)),
         *(torch.from_numpy(a).to(device) for a in arrays),
     )

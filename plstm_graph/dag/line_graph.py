@@ -251,6 +251,10 @@ class LineGraph:
         if self.is_multitree:
             return self
         if "multitree" not in self._cache:
+            if self.is_reversed and "multitree_mask" not in self._cache:
+                # The choice is the original's, whichever of the two is asked first.
+                self._cache["multitree"] = self.reverse().multitree().reverse()
+                return self._cache["multitree"]
             reverse = self._cache.get("reverse")
             if reverse is not None and "multitree" in reverse._cache:
                 self._cache["multitree"] = reverse.multitree().reverse()
