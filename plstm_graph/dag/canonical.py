@@ -1,35 +1,13 @@
-"""Connected components, and node ranks that do not depend on how nodes are numbered."""
+"""Node ranks that do not depend on how nodes are numbered."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from plstm_graph.dag.levels import components
+
 #: Times :func:`canonical_rank` tells equal neighbours apart before the node's index decides.
 _MAX_SPLITS = 64
-
-
-def components(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
-    """[N] the lowest node index in each node's connected component.
-
-    Labels are lowered along edges and by pointer jumping, until nothing changes: the number of
-    rounds grows with the logarithm of the component, or little more.
-    """
-    label = np.arange(num_nodes)
-    src, dst = edge_index
-    while True:
-        low = label.copy()
-        # The label's own node takes over the lower label too, so whole trees of labels merge.
-        for a, b in ((src, dst), (dst, src)):
-            np.minimum.at(low, label[a], label[b])
-            np.minimum.at(low, a, label[b])
-        while True:
-            further = low[low]
-            if np.array_equal(further, low):
-                break
-            low = further
-        if np.array_equal(low, label):
-            return label
-        label = low
 
 
 def canonical_rank(

@@ -123,3 +123,23 @@ def line_index_of(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
     count = ptr[dst + 1] - start
     e_in = np.repeat(np.arange(src.size, dtype=np.int64), count)
     return np.stack([e_in, perm[expand(start, count)]])
+
+
+def components(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
+    """[N] the lowest node index in each node's (weakly) connected component.
+
+    Hook and jump: of two labels that an edge joins the higher one takes the lower, then labels
+    are followed to their end; the number of rounds grows with the logarithm of the component, or
+    little more.
+    """
+    label = np.arange(num_nodes)
+    src, dst = edge_index
+    while True:
+        a, b = label[src], label[dst]
+        differ = a != b
+        if not differ.any():
+            return label
+        src, dst, a, b = src[differ], dst[differ], a[differ], b[differ]
+        np.minimum.at(label, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(further := label[label], label):
+            label = further

@@ -46,6 +46,24 @@ def _check_range(name: str, value: Tensor, size: int, what: str) -> None:
         )
 
 
+def _check_batch(name: str, batch: Tensor, edge_index: Tensor, num_nodes: int) -> None:
+    _index_tensor(name, batch, None)
+    if batch.device != edge_index.device:
+        raise ValueError(
+            f"expected {name} on {edge_index.device} like edge_index, got {batch.device}; "
+            f"move it with .to()"
+        )
+    if batch.numel() != num_nodes:
+        raise ValueError(
+            f"expected {name} with {num_nodes} entries (one per node), got {batch.numel()}"
+        )
+    if batch.numel() and int(batch.min()) < 0:
+        raise ValueError(f"expected {name} >= 0, got {int(batch.min())}")
+    src, dst = edge_index
+    if not bool((batch[src] == batch[dst]).all()):
+        raise ValueError(f"expected edges inside one graph, got an edge between two of {name}")
+
+
 class LineGraph:
     r"""A DAG and its line graph.
 
@@ -146,14 +164,12 @@ class LineGraph:
         edge_index = _index_tensor("edge_index", edge_index, 2)
         if num_nodes is None:
             num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
-            num_nodes = max(num_nodes, 0 if batch is None else batch.numel())
+            num_nodes = max(num_nodes, batch.numel() if isinstance(batch, Tensor) else 0)
+        if num_nodes < 0:
+            raise ValueError(f"expected num_nodes >= 0, got {num_nodes}")
         _check_range("edge_index", edge_index, num_nodes, "nodes")
         if batch is not None:
-            _index_tensor("batch", batch, None)
-            if batch.numel() != num_nodes:
-                raise ValueError(
-                    f"expected batch with {num_nodes} entries (one per node), got {batch.numel()}"
-                )
+            _check_batch("batch", batch, edge_index, num_nodes)
         edge_id = orient(edge_index, num_nodes, orientation, batch=batch, seed=seed)
         dag = edge_index[:, edge_id]
         line = line_index_of(dag.cpu().numpy(), num_nodes)
@@ -316,10 +332,7 @@ class LineGraph:
         _index_tensor("edge_index", self.edge_index, 2)
         _index_tensor("line_index", self.line_index, 2)
         _index_tensor("edge_id", self.edge_id, None)
-        tensors = {"line_index": self.line_index, "edge_id": self.edge_id}
-        if self.node_batch is not None:
-            tensors["node_batch"] = _index_tensor("node_batch", self.node_batch, None)
-        for name, tensor in tensors.items():
+        for name, tensor in {"line_index": self.line_index, "edge_id": self.edge_id}.items():
             if tensor.device != self.device:
                 raise ValueError(
                     f"expected {name} on {self.device} like edge_index, got {tensor.device}; "
@@ -331,7 +344,8 @@ class LineGraph:
             raise ValueError(f"expected edge_id with {e} entries, got {self.edge_id.numel()}")
         if self.edge_id.numel() and int(self.edge_id.min()) < 0:
             raise ValueError(f"expected edge_id >= 0, got {int(self.edge_id.min())}")
-        self._validate_batch()
+        if self.node_batch is not None:
+            _check_batch("node_batch", self.node_batch, self.edge_index, n)
         e_in, e_out = self.line_index
         meets = self.edge_index[1, e_in] == self.edge_index[0, e_out]
         if not bool(meets.all()):
@@ -354,23 +368,6 @@ class LineGraph:
         if int(np.unique(pairs.cpu().numpy()).size) != pairs.numel():
             raise ValueError("expected each pair of edges once in line_index, got duplicates")
         return self
-
-    def _validate_batch(self) -> None:
-        batch = self.node_batch
-        if batch is None:
-            return
-        if batch.numel() != self.num_nodes:
-            raise ValueError(
-                f"expected node_batch with {self.num_nodes} entries (one per node), "
-                f"got {batch.numel()}"
-            )
-        if batch.numel() and int(batch.min()) < 0:
-            raise ValueError(f"expected node_batch >= 0, got {int(batch.min())}")
-        src, dst = self.edge_index
-        if not bool((batch[src] == batch[dst]).all()):
-            raise ValueError(
-                "expected edges inside one graph, got an edge between two of node_batch"
-            )
 
     def __repr__(self) -> str:
         kind = ", multitree" if self.is_multitree else ""

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.canonical import canonical_rank, components
-from plstm_graph.dag.levels import csr, expand, find_cycle, longest_path_levels
+from plstm_graph.dag.canonical import canonical_rank
+from plstm_graph.dag.levels import components, csr, expand, find_cycle, longest_path_levels
 
 ORIENTATIONS = ("auto", "index", "degree", "bfs", "canonical", "random")
 

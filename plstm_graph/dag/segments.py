@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plstm_graph.dag.levels import components
 from plstm_graph.dag.line_graph import LineGraph
 
 #: Distinct sizes that the cut distinguishes.
@@ -52,7 +53,8 @@ def segments(line_graph: LineGraph) -> Segments:
 def _segments(line_graph: LineGraph) -> Segments:
     edge_index = line_graph.edge_index.cpu().numpy()
     if line_graph.node_batch is None:
-        node_part = connected_components(edge_index, line_graph.num_nodes)
+        label = components(edge_index, line_graph.num_nodes)
+        node_part = np.unique(label, return_inverse=True)[1]
     else:
         node_part = line_graph.node_batch.cpu().numpy()
     parts = int(node_part.max(initial=-1)) + 1
@@ -75,25 +77,6 @@ def _rank_within(group: np.ndarray, order: np.ndarray, groups: int) -> np.ndarra
     rank = np.empty(group.size, dtype=np.int64)
     rank[order] = np.arange(group.size) - np.repeat(np.cumsum(count) - count, count)
     return rank
-
-
-def connected_components(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
-    """[N] number of the weakly connected component of each node, in order of smallest node.
-
-    Hook-and-jump: each root takes the smallest root it touches, then paths are halved until
-    they are flat; O(log N) rounds in practice.
-    """
-    root = np.arange(num_nodes)
-    src, dst = edge_index
-    while True:
-        a, b = root[src], root[dst]
-        differ = a != b
-        if not differ.any():
-            return np.unique(root, return_inverse=True)[1]
-        src, dst, a, b = src[differ], dst[differ], a[differ], b[differ]
-        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
-        while not np.array_equal(parent := root[root], root):
-            root = parent
 
 
 def bucket_cost(num_nodes: np.ndarray, num_edges: np.ndarray) -> np.ndarray:

@@ -197,8 +197,7 @@ def check_line_graph(line_graph: LineGraph, x: Tensor, edge_index: Tensor | None
         return
     if edge_index.device != x.device:
         raise ValueError(
-            f"expected edge_index on {x.device} like x, got {edge_index.device}; "
-            f"move it with .to()"
+            f"expected edge_index on {x.device} like x, got {edge_index.device}; move it with .to()"
         )
     edge_id = line_graph.edge_id
     columns = edge_index.size(1)

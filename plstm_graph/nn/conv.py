@@ -98,9 +98,17 @@ class PLSTMConv(MessagePassing):
         **kwargs: Any,
     ) -> None:
         aggr = kwargs.setdefault("aggr", "add")
-        check_options(mode=mode, normalization=normalization, transition_node=transition_node,
-                      init=init, aggr=aggr, in_channels=in_channels, out_channels=out_channels,
-                      heads=heads, edge_dim=edge_dim)
+        check_options(
+            mode=mode,
+            normalization=normalization,
+            transition_node=transition_node,
+            init=init,
+            aggr=aggr,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            heads=heads,
+            edge_dim=edge_dim,
+        )
         super().__init__(node_dim=0, **kwargs)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -170,8 +178,14 @@ class PLSTMConv(MessagePassing):
         check_x(x, proj.lin_node.in_channels, dtype)
         reverse_flow = self.flow == "target_to_source"
         line_graph, edge_index, edge_attr = resolve_graph(
-            x, edge_index, edge_attr, line_graph, orientation=self.orientation, batch=batch,
-            use_values=self.edge_dim is not None, reverse_flow=reverse_flow,
+            x,
+            edge_index,
+            edge_attr,
+            line_graph,
+            orientation=self.orientation,
+            batch=batch,
+            use_values=self.edge_dim is not None,
+            reverse_flow=reverse_flow,
         )
         columns = edge_index.size(1)
         edge_attr = check_edge_attr(edge_attr, proj.edge_dim, columns, x, dtype)
@@ -191,8 +205,12 @@ class PLSTMConv(MessagePassing):
         direct = direct.sigmoid()
         query, key, value = (part.unflatten(-1, (H, -1)) for part in (query, key, value))
         source, transition, mark = self.edge_updater(
-            dag.edge_index, at_source=at_source, at_target=at_target, edge=edge,
-            line_index=line_graph.line_index, size=size,
+            dag.edge_index,
+            at_source=at_source,
+            at_target=at_target,
+            edge=edge,
+            line_index=line_graph.line_index,
+            size=size,
         )
         if self.explain and self._edge_mask is not None:
             mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
@@ -204,13 +222,25 @@ class PLSTMConv(MessagePassing):
             state = source.unsqueeze(-1) * outer.index_select(0, src)
             state = dag_scan(state, transition, line_graph, backend=self.backend)
             # propagate_type: (query: Tensor, state: Tensor, mark: Tensor)
-            out = self.propagate(dag.edge_index, query=query * self.scale, state=state, mark=mark,
-                                 size=size)
+            out = self.propagate(
+                dag.edge_index, query=query * self.scale, state=state, mark=mark, size=size
+            )
             dot = (query * key).sum(-1) * direct * self.scale
             out = out + dot.unsqueeze(-1) * value
         else:
-            out = plstm(query, key, value, source, transition, mark, direct, line_graph,
-                        scale=self.scale, form=self.form, backend=self.backend)
+            out = plstm(
+                query,
+                key,
+                value,
+                source,
+                transition,
+                mark,
+                direct,
+                line_graph,
+                scale=self.scale,
+                form=self.form,
+                backend=self.backend,
+            )
         out = self.lin_out(self.norm(out).flatten(1))
         if return_gates:
             return out, Gates(source, transition, mark, direct, line_graph)
@@ -247,10 +277,14 @@ class PLSTMConv(MessagePassing):
     def _watched(self) -> bool:
         """Whether anything wants single messages, so that they must be made."""
         return bool(
-            self._custom or self.explain
-            or self._propagate_forward_pre_hooks or self._propagate_forward_hooks
-            or self._message_forward_pre_hooks or self._message_forward_hooks
-            or self._aggregate_forward_pre_hooks or self._aggregate_forward_hooks
+            self._custom
+            or self.explain
+            or self._propagate_forward_pre_hooks
+            or self._propagate_forward_hooks
+            or self._message_forward_pre_hooks
+            or self._message_forward_hooks
+            or self._aggregate_forward_pre_hooks
+            or self._aggregate_forward_hooks
         )
 
     def __repr__(self) -> str:

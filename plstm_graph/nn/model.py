@@ -154,9 +154,17 @@ class PLSTM(torch.nn.Module):
         self.degree = None if degree_encoding is None else SinusoidalDegree(C, degree_encoding)
         self.blocks = torch.nn.ModuleList(
             PLSTMBlock(
-                C, heads, edge_dim=None if edge_encoder is None else C, local=local,
-                ffn_ratio=ffn_ratio, dropout=dropout, norm=norm, act=act,
-                mode=modes[i % len(modes)], reverse=reverse, **kwargs,
+                C,
+                heads,
+                edge_dim=None if edge_encoder is None else C,
+                local=local,
+                ffn_ratio=ffn_ratio,
+                dropout=dropout,
+                norm=norm,
+                act=act,
+                mode=modes[i % len(modes)],
+                reverse=reverse,
+                **kwargs,
             )
             for i, reverse in enumerate(layer_directions(directions, modes, num_layers))
         )
@@ -169,8 +177,14 @@ class PLSTM(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        for module in (self.node_encoder, self.edge_encoder, *self.blocks, self.norm,
-                       self.readout, *self.head):
+        for module in (
+            self.node_encoder,
+            self.edge_encoder,
+            *self.blocks,
+            self.norm,
+            self.readout,
+            *self.head,
+        ):
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
 
@@ -199,8 +213,14 @@ class PLSTM(torch.nn.Module):
                 f"{list(edge_attr.shape)}; build the model with edge_dim={edge_attr.size(-1)}"
             )
         line_graph, edge_index, edge_attr = resolve_graph(
-            x, edge_index, edge_attr, line_graph, orientation=self.orientation, batch=batch,
-            use_values=self.edge_encoder is not None, reverse_flow=False,
+            x,
+            edge_index,
+            edge_attr,
+            line_graph,
+            orientation=self.orientation,
+            batch=batch,
+            use_values=self.edge_encoder is not None,
+            reverse_flow=False,
         )
         x = self.node_encoder(x)
         if edge_attr is not None:

@@ -21,7 +21,9 @@ PARTS = {
     "w_value_": [("node", "value")],
     "w_source": [("node", "source"), ("edge", "source")],
     "w_transition": [
-        ("edge", "transition_in"), ("edge", "transition_out"), ("node", "transition"),
+        ("edge", "transition_in"),
+        ("edge", "transition_out"),
+        ("node", "transition"),
     ],
     "w_mark": [("node", "mark"), ("edge", "mark")],
     "w_direct": [("node", "direct")],

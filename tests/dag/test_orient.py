@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 
 from plstm_graph import LineGraph
-from plstm_graph.dag.canonical import canonical_rank, components
-from plstm_graph.dag.levels import longest_path_levels
+from plstm_graph.dag.canonical import canonical_rank
+from plstm_graph.dag.levels import components, longest_path_levels
 from plstm_graph.dag.orient import ORIENTATIONS, bfs_depth, orient, orient_numpy
 from tests.dag.dag_helpers import dags, symmetric, undirected_graphs
 

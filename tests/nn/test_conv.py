@@ -18,8 +18,10 @@ from plstm_graph.transforms import ToLineGraph
 
 
 def features(graph, channels=5, edge_dim=3, dtype=torch.double):
-    return (torch.randn(graph.num_nodes, channels, dtype=dtype),
-            torch.randn(graph.num_edges, edge_dim, dtype=dtype))
+    return (
+        torch.randn(graph.num_nodes, channels, dtype=dtype),
+        torch.randn(graph.num_edges, edge_dim, dtype=dtype),
+    )
 
 
 @pytest.fixture(params=["P", "D"])
@@ -29,8 +31,9 @@ def conv(request) -> PLSTMConv:
 
 def by_definition(conv, x, graph, gates):
     proj = conv.projection
-    q, k, v = (part.unflatten(-1, (conv.heads, -1)) for part in
-               proj.lin_node(x).split(proj.split, -1)[:3])
+    q, k, v = (
+        part.unflatten(-1, (conv.heads, -1)) for part in proj.lin_node(x).split(proj.split, -1)[:3]
+    )
     source, transition, mark, direct, _ = gates
     h = naive_plstm(q, k, v, source, transition, mark, direct, graph, scale=conv.scale)
     norm = h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() * conv.norm.scale
@@ -63,14 +66,17 @@ def test_backward_on_every_graph(conv, graph):
 @pytest.mark.parametrize("mode, normalization", [("P", "source"), ("P", "target"), ("D", "source")])
 def test_gradcheck(mode, normalization, transition_node):
     graph = line_graph_of(*edges_of("diamond"))
-    conv = PLSTMConv(3, 4, 2, mode=mode, normalization=normalization, edge_dim=2,
-                     transition_node=transition_node).double()
+    conv = PLSTMConv(
+        3, 4, 2, mode=mode, normalization=normalization, edge_dim=2, transition_node=transition_node
+    ).double()
     x, edge_attr = (v.requires_grad_() for v in features(graph, 3, 2))
     names, params = zip(*conv.named_parameters())
 
     def run(x, edge_attr, *params):
         return torch.func.functional_call(
-            conv, dict(zip(names, params)), (x, graph.edge_index, edge_attr),
+            conv,
+            dict(zip(names, params)),
+            (x, graph.edge_index, edge_attr),
             {"line_graph": graph},
         )
 
@@ -88,10 +94,12 @@ def test_batch_equals_its_parts(conv):
     edge_index, batch = torch.cat(edges, 1), torch.tensor(batch)
     union = line_graph_of(offset, edge_index, node_batch=batch)
     x, edge_attr = (torch.cat(values) for values in zip(*data))
-    expected = torch.cat([
-        conv(*(x, part.edge_index, edge_attr), line_graph=part)
-        for part, (x, edge_attr) in zip(parts, data)
-    ])
+    expected = torch.cat(
+        [
+            conv(*(x, part.edge_index, edge_attr), line_graph=part)
+            for part, (x, edge_attr) in zip(parts, data)
+        ]
+    )
     for line_graph in (union, None):
         out = conv(x, edge_index, edge_attr, line_graph=line_graph, batch=batch)
         torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-8)
@@ -148,8 +156,9 @@ def test_symmetric_graph_reads_the_kept_columns(conv, dag):
     x, edge_attr = features(dag)
     both = torch.cat([dag.edge_index.flip(0), dag.edge_index], 1)
     attr = torch.cat([torch.full_like(edge_attr, torch.nan), edge_attr])
-    line_graph = LineGraph(dag.num_nodes, dag.edge_index, dag.line_index,
-                           edge_id=torch.arange(8) + 8)
+    line_graph = LineGraph(
+        dag.num_nodes, dag.edge_index, dag.line_index, edge_id=torch.arange(8) + 8
+    )
     out = conv(x, both, attr, line_graph=line_graph)
     torch.testing.assert_close(out, conv(x, dag.edge_index, edge_attr, line_graph=dag))
     edge_attr = torch.cat([edge_attr, edge_attr])
@@ -196,8 +205,12 @@ def test_state_pickle_and_repr(conv, dag):
     for other in (pickle.loads(pickle.dumps(conv)), copy.deepcopy(conv)):
         torch.testing.assert_close(other(x, dag.edge_index, edge_attr, line_graph=dag), out)
     assert set(conv.state_dict()) == {
-        "projection.lin_node.weight", "projection.lin_node.bias", "projection.lin_edge.weight",
-        "norm.scale", "lin_out.weight", "lin_out.bias",
+        "projection.lin_node.weight",
+        "projection.lin_node.bias",
+        "projection.lin_edge.weight",
+        "norm.scale",
+        "lin_out.weight",
+        "lin_out.bias",
     }
     assert str(conv) == f"PLSTMConv(5, 6, heads=2, mode='{conv.mode}')"
     conv.reset_parameters()
@@ -266,19 +279,22 @@ def test_subclass_may_define_messages(dag):
 # -------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"heads": 4}, r"divisible by heads, got out_channels=6 and heads=4"),
-    ({"heads": 0}, r"divisible by heads"),
-    ({"mode": "Q"}, r"mode to be one of 'P', 'D', got 'Q'"),
-    ({"normalization": "both"}, r"normalization to be one of"),
-    ({"transition_node": "end"}, r"transition_node to be one of"),
-    ({"init": "zeros"}, r"init to be one of"),
-    ({"aggr": "mean"}, r"aggr to be one of"),
-    ({"edge_dim": 0}, r"edge_dim > 0"),
-    ({"in_channels": 0}, r"in_channels > 0"),
-    ({"decomposed_layers": 2}, r"decomposed_layers=1, got 2"),
-    ({"flow": "up"}, r"flow"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"heads": 4}, r"divisible by heads, got out_channels=6 and heads=4"),
+        ({"heads": 0}, r"divisible by heads"),
+        ({"mode": "Q"}, r"mode to be one of 'P', 'D', got 'Q'"),
+        ({"normalization": "both"}, r"normalization to be one of"),
+        ({"transition_node": "end"}, r"transition_node to be one of"),
+        ({"init": "zeros"}, r"init to be one of"),
+        ({"aggr": "mean"}, r"aggr to be one of"),
+        ({"edge_dim": 0}, r"edge_dim > 0"),
+        ({"in_channels": 0}, r"in_channels > 0"),
+        ({"decomposed_layers": 2}, r"decomposed_layers=1, got 2"),
+        ({"flow": "up"}, r"flow"),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         PLSTMConv(**{"in_channels": 5, "out_channels": 6, **options})
@@ -289,27 +305,37 @@ def test_decomposition_cannot_be_set_later(conv):
         conv.decomposed_layers = 2
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda a: a | {"x": a["x"][:, :4]}, r"x with 5 channels \(in_channels\), got 4"),
-    (lambda a: a | {"x": a["x"][0]}, r"x as a tensor \[N, in_channels\]"),
-    (lambda a: a | {"x": a["x"].float()}, r"x of dtype torch.float64"),
-    (lambda a: a | {"x": a["x"].long()}, r"x of a floating point dtype"),
-    (lambda a: a | {"x": a["x"].to("meta")}, r"on meta like x"),
-    (lambda a: a | {"edge_attr": a["edge_attr"][:6]},
-     r"edge_attr with 8 rows \(one per column of edge_index\), got 6"),
-    (lambda a: a | {"edge_attr": a["edge_attr"][:, :2]}, r"edge_attr with 3 channels"),
-    (lambda a: a | {"edge_attr": None}, r"edge_attr with 3 channels \(edge_dim\), got None"),
-    (lambda a: a | {"edge_attr": a["edge_attr"].float()}, r"edge_attr of dtype torch.float64"),
-    (lambda a: a | {"edge_attr": a["edge_attr"].to("meta")}, r"edge_attr on cpu like x"),
-    (lambda a: a | {"edge_index": a["edge_index"].int()}, r"edge_index as an int64 tensor"),
-    (lambda a: a | {"edge_index": [[0], [1]]}, r"edge_index as an int64 tensor"),
-    (lambda a: a | {"edge_index": None, "line_graph": None}, r"edge_index or line_graph"),
-    (lambda a: a | {"line_graph": "graph"}, r"line_graph as a LineGraph, got str"),
-    (lambda a: a | {"x": a["x"][:6]}, r"line_graph of 6 nodes \(rows of x\), got one of 7"),
-    (lambda a: a | {"edge_index": a["edge_index"][:, :5], "edge_attr": a["edge_attr"][:5]},
-     r"edge_id below 5 \(columns of edge_index\), got 7; .* stale"),
-    (lambda a: a | {"edge_index": a["edge_index"].roll(1, 1)}, r"edges edge_index\[:, edge_id\]"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a | {"x": a["x"][:, :4]}, r"x with 5 channels \(in_channels\), got 4"),
+        (lambda a: a | {"x": a["x"][0]}, r"x as a tensor \[N, in_channels\]"),
+        (lambda a: a | {"x": a["x"].float()}, r"x of dtype torch.float64"),
+        (lambda a: a | {"x": a["x"].long()}, r"x of a floating point dtype"),
+        (lambda a: a | {"x": a["x"].to("meta")}, r"on meta like x"),
+        (
+            lambda a: a | {"edge_attr": a["edge_attr"][:6]},
+            r"edge_attr with 8 rows \(one per column of edge_index\), got 6",
+        ),
+        (lambda a: a | {"edge_attr": a["edge_attr"][:, :2]}, r"edge_attr with 3 channels"),
+        (lambda a: a | {"edge_attr": None}, r"edge_attr with 3 channels \(edge_dim\), got None"),
+        (lambda a: a | {"edge_attr": a["edge_attr"].float()}, r"edge_attr of dtype torch.float64"),
+        (lambda a: a | {"edge_attr": a["edge_attr"].to("meta")}, r"edge_attr on cpu like x"),
+        (lambda a: a | {"edge_index": a["edge_index"].int()}, r"edge_index as an int64 tensor"),
+        (lambda a: a | {"edge_index": [[0], [1]]}, r"edge_index as an int64 tensor"),
+        (lambda a: a | {"edge_index": None, "line_graph": None}, r"edge_index or line_graph"),
+        (lambda a: a | {"line_graph": "graph"}, r"line_graph as a LineGraph, got str"),
+        (lambda a: a | {"x": a["x"][:6]}, r"line_graph of 6 nodes \(rows of x\), got one of 7"),
+        (
+            lambda a: a | {"edge_index": a["edge_index"][:, :5], "edge_attr": a["edge_attr"][:5]},
+            r"edge_id below 5 \(columns of edge_index\), got 7; .* stale",
+        ),
+        (
+            lambda a: a | {"edge_index": a["edge_index"].roll(1, 1)},
+            r"edges edge_index\[:, edge_id\]",
+        ),
+    ],
+)
 def test_bad_input(conv, dag, change, message):
     x, edge_attr = features(dag)
     args = {"x": x, "edge_index": dag.edge_index, "edge_attr": edge_attr, "line_graph": dag}
@@ -346,9 +372,15 @@ def test_inference_mode(conv, dag):
 # -------------------------------------------------------------------- compilation and batches
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"mode": "D", "edge_dim": 3}, {"flow": "target_to_source"},
-], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mode": "D", "edge_dim": 3},
+        {"flow": "target_to_source"},
+    ],
+    ids=str,
+)
 def test_compiles_as_one_graph(dag, options):
     x, edge_attr = features(dag, dtype=torch.float)
     conv = PLSTMConv(5, 6, 2, **options)
@@ -358,8 +390,10 @@ def test_compiles_as_one_graph(dag, options):
     out = torch.compile(conv, fullgraph=True, backend="aot_eager")(*args, line_graph=dag)
     torch.testing.assert_close(out, expected)
     weights = list(conv.parameters())
-    for got, want in zip(torch.autograd.grad(out.square().sum(), weights),
-                         torch.autograd.grad(expected.square().sum(), weights)):
+    for got, want in zip(
+        torch.autograd.grad(out.square().sum(), weights),
+        torch.autograd.grad(expected.square().sum(), weights),
+    ):
         torch.testing.assert_close(got, want)
 
 

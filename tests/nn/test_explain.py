@@ -103,10 +103,16 @@ def test_gnn_explainer(case, local):
     args = {name: v.float() if name in ("x", "edge_attr") else v for name, v in args.items()}
     model = PLSTM(5, 8, 2, 3, edge_dim=3, readout="mean", heads=2, local=local)
     explainer = Explainer(
-        model, GNNExplainer(epochs=3), explanation_type="model", node_mask_type="attributes",
+        model,
+        GNNExplainer(epochs=3),
+        explanation_type="model",
+        node_mask_type="attributes",
         edge_mask_type="object",
-        model_config={"mode": "multiclass_classification", "task_level": "graph",
-                      "return_type": "raw"},
+        model_config={
+            "mode": "multiclass_classification",
+            "task_level": "graph",
+            "return_type": "raw",
+        },
     )
     x, edge_index = args.pop("x"), args.pop("edge_index")
     before = model(x, edge_index, **args)
@@ -122,7 +128,8 @@ def test_dag_scan_is_the_one_recurrence(case, monkeypatch):
     """Single messages come from the same scan."""
     conv, args = case
     calls = []
-    monkeypatch.setattr("plstm_graph.nn.conv.dag_scan",
-                        lambda *a, **k: calls.append(1) or dag_scan(*a, **k))
+    monkeypatch.setattr(
+        "plstm_graph.nn.conv.dag_scan", lambda *a, **k: calls.append(1) or dag_scan(*a, **k)
+    )
     masked(conv, args, torch.ones(16).double())
     assert calls == [1]

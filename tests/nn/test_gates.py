@@ -58,11 +58,16 @@ def concatenated(conv, x, edge_attr, graph):
 @pytest.mark.parametrize("edge_dim", [None, 3], ids=["nodes", "edges"])
 @pytest.mark.parametrize("transition_node", ["junction", "start", "all"])
 @pytest.mark.parametrize("mode, normalization", [("P", "source"), ("P", "target"), ("D", "source")])
-def test_gates_are_maps_of_concatenations(
-    graph, mode, normalization, transition_node, edge_dim
-):
-    conv = PLSTMConv(5, 6, H, mode=mode, normalization=normalization, edge_dim=edge_dim,
-                     transition_node=transition_node).double()
+def test_gates_are_maps_of_concatenations(graph, mode, normalization, transition_node, edge_dim):
+    conv = PLSTMConv(
+        5,
+        6,
+        H,
+        mode=mode,
+        normalization=normalization,
+        edge_dim=edge_dim,
+        transition_node=transition_node,
+    ).double()
     x = torch.randn(graph.num_nodes, 5, dtype=torch.double)
     edge_attr = edge_dim and torch.randn(graph.num_edges, edge_dim, dtype=torch.double)
     _, gates = conv(x, graph.edge_index, edge_attr, line_graph=graph, return_gates=True)
@@ -86,9 +91,7 @@ def test_normalized_sums_stay_below_one(dag, row, scatter, monkeypatch):
     sums = torch.zeros(dag.num_edges, 3, dtype=torch.double).index_add(0, group, transition.abs())
     assert (sums < 1).all() and sums[group].min() > 0.9
     assert torch.equal(transition.sign(), t.sign())
-    assert torch.autograd.gradcheck(
-        lambda t: normalize_transition(t, group, dag.num_edges), (t,)
-    )
+    assert torch.autograd.gradcheck(lambda t: normalize_transition(t, group, dag.num_edges), (t,))
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -98,8 +101,14 @@ def test_initialisation_bounds(dag, lazy):
     conv = PLSTMConv(-1 if lazy else node, 64, 32, edge_dim=-1 if lazy else edge)
     conv(torch.randn(7, node), dag.edge_index, torch.randn(8, edge), line_graph=dag)
     lins = conv.projection.lin_node, conv.projection.lin_edge
-    fans = {"query": node, "key": node, "value": node, "direct": node,
-            "source": node + edge, "mark": node + edge}
+    fans = {
+        "query": node,
+        "key": node,
+        "value": node,
+        "direct": node,
+        "source": node + edge,
+        "mark": node + edge,
+    }
     for lin in lins:
         for name, rows in lin.rows.items():
             bound = 1 / math.sqrt(fans.get(name, node + 2 * edge))

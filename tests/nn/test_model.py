@@ -32,18 +32,36 @@ def check(model, *args, shape, **kwargs):
     return out
 
 
-@pytest.mark.parametrize("options", [
-    {},
-    {"mode": "D", "reverse": True},
-    {"local": "gin"},
-    {"local": lambda channels, edge_dim: GCNConv(channels, channels)},
-    {"local": lambda channels, edge_dim: TransformerConv(channels, channels, edge_dim=edge_dim)},
-    {"local": TransformerConv(8, 8, edge_dim=3)},
-    {"ffn_ratio": 0},
-    {"ffn_ratio": 2.5, "act": "relu", "dropout": 0.5},
-    *({"norm": norm} for norm in
-      (None, "layer_norm", "rms_norm", "batch_norm", "graph_norm", "BatchNorm", "pair_norm")),
-], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mode": "D", "reverse": True},
+        {"local": "gin"},
+        {"local": lambda channels, edge_dim: GCNConv(channels, channels)},
+        {
+            "local": lambda channels, edge_dim: TransformerConv(
+                channels, channels, edge_dim=edge_dim
+            )
+        },
+        {"local": TransformerConv(8, 8, edge_dim=3)},
+        {"ffn_ratio": 0},
+        {"ffn_ratio": 2.5, "act": "relu", "dropout": 0.5},
+        *(
+            {"norm": norm}
+            for norm in (
+                None,
+                "layer_norm",
+                "rms_norm",
+                "batch_norm",
+                "graph_norm",
+                "BatchNorm",
+                "pair_norm",
+            )
+        ),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("edges", [False, True], ids=["nodes", "edges"])
 def test_block(options, edges):
     if options.get("mode") is None and isinstance(options.get("local"), MessagePassing):
@@ -68,16 +86,21 @@ def test_block_is_residual():
     assert torch.equal(block(x, edge_index), x)
 
 
-@pytest.mark.parametrize("readout", [None, "mean", "sum", "max", SoftmaxAggregation(learn=True)],
-                         ids=str)
-@pytest.mark.parametrize("options", [
-    {},
-    {"modes": "P", "directions": "fr", "orientation": "degree"},
-    {"directions": "reverse", "head_layers": 1},
-    {"degree_encoding": "dag", "dropout": 0.1},
-    {"degree_encoding": "undirected", "local": "gin"},
-    {"transition_node": "all", "normalization": "target", "init": "grid"},
-], ids=str)
+@pytest.mark.parametrize(
+    "readout", [None, "mean", "sum", "max", SoftmaxAggregation(learn=True)], ids=str
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"modes": "P", "directions": "fr", "orientation": "degree"},
+        {"directions": "reverse", "head_layers": 1},
+        {"degree_encoding": "dag", "dropout": 0.1},
+        {"degree_encoding": "undirected", "local": "gin"},
+        {"transition_node": "all", "normalization": "target", "init": "grid"},
+    ],
+    ids=str,
+)
 def test_model(options, readout):
     x, edge_index, edge_attr, batch = union_of_all()
     model = PLSTM(5, 8, 3, 2, heads=2, edge_dim=3, readout=copy.deepcopy(readout), **options)
@@ -112,8 +135,15 @@ def test_encoders_and_lazy_widths():
     x, edge_index, edge_attr, batch = union_of_all()
     model = PLSTM(-1, 8, 2, 1, heads=2, edge_dim=-1, readout="sum")
     check(model, x, edge_index, edge_attr, batch, shape=(len(EDGES), 1))
-    model = PLSTM(0, 8, 2, 1, heads=2, node_encoder=torch.nn.Embedding(4, 8),
-                  edge_encoder=torch.nn.Embedding(3, 8))
+    model = PLSTM(
+        0,
+        8,
+        2,
+        1,
+        heads=2,
+        node_encoder=torch.nn.Embedding(4, 8),
+        edge_encoder=torch.nn.Embedding(3, 8),
+    )
     x, edge_attr = torch.randint(4, (x.size(0),)), torch.randint(3, (edge_attr.size(0),))
     check(model, x, edge_index, edge_attr, shape=(x.size(0), 1))
 
@@ -154,15 +184,18 @@ def test_sinusoidal_degree(channels):
     assert torch.equal(code[1], code[2]) and not torch.equal(code[1], code[3])
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"modes": "PX"}, "modes as a pattern of 'P' and 'D', got 'PX'"),
-    ({"modes": ""}, "modes as a pattern"),
-    ({"directions": "up"}, "directions to be"),
-    ({"degree_encoding": "in"}, "degree_encoding to be one of"),
-    ({"local": "gat"}, "local to be 'gin'"),
-    ({"local": GCNConv(8, 8)}, "one module for several layers"),
-    ({"heads": 3}, "divisible by heads"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"modes": "PX"}, "modes as a pattern of 'P' and 'D', got 'PX'"),
+        ({"modes": ""}, "modes as a pattern"),
+        ({"directions": "up"}, "directions to be"),
+        ({"degree_encoding": "in"}, "degree_encoding to be one of"),
+        ({"local": "gat"}, "local to be 'gin'"),
+        ({"local": GCNConv(8, 8)}, "one module for several layers"),
+        ({"heads": 3}, "divisible by heads"),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         PLSTM(5, 8, 2, 1, **options)

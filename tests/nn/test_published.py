@@ -15,8 +15,14 @@ GOLDEN = Path(os.environ.get("PLSTM_GOLDEN_DIR", ROOT.parent / "shared" / "golde
 
 
 def layer(mode: str, **kwargs) -> PLSTMConv:
-    options = {"heads": 4, "mode": mode, "edge_dim": 8, "normalization": "target",
-               "transition_node": "start", **kwargs}
+    options = {
+        "heads": 4,
+        "mode": mode,
+        "edge_dim": 8,
+        "normalization": "target",
+        "transition_node": "start",
+        **kwargs,
+    }
     return PLSTMConv(16, 16, **options).double()
 
 
@@ -49,8 +55,9 @@ def test_golden_layer(mode, watched):
 @pytest.mark.parametrize("bias", [False, True])
 def test_round_trip(edge_dim, bias):
     one = layer("P", edge_dim=edge_dim, bias=bias)
-    two = load_published_weights(layer("P", edge_dim=edge_dim, bias=bias),
-                                 export_published_weights(one))
+    two = load_published_weights(
+        layer("P", edge_dim=edge_dim, bias=bias), export_published_weights(one)
+    )
     for (name, a), b in zip(one.state_dict().items(), two.state_dict().values()):
         assert torch.equal(a, b), name
 
