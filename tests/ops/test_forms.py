@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from plstm_graph import LineGraph
 from plstm_graph.ops import dispatch, levelwise, plstm
-from plstm_graph.ops.propagate import FORMS, propagate
+from plstm_graph.ops.propagate import FORMS, propagate, tables_of
 from tests.zoo import ZOO, disjoint, inputs, random_dag
 
 PUBLIC = ("auto", "parallel", "levelwise")
@@ -199,3 +200,33 @@ def test_node_order_is_free():
     moved = [x[torch.argsort(perm)] if i in (0, 1, 2, 6) else x for i, x in enumerate(args)]
     want = plstm(*args, line_graph)
     assert torch.allclose(plstm(*moved, renamed)[perm], want, atol=1e-12)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the largest tensor that any operation makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+def test_levelwise_memory_is_bounded_by_the_tile(monkeypatch):
+    """States [E, H, K, V] would hold 30 times what any tensor may hold here."""
+    line_graph = random_dag(200, 600, 7)
+    args = inputs(line_graph, heads=2, key_size=4, value_size=32)
+    tile = line_graph.num_edges * 2 * 4  # one column of V
+    monkeypatch.setattr(levelwise, "TILE_ELEMENTS", tile)
+    tables_of(line_graph, "states", 2)
+    want = plstm(*args, line_graph, form="naive")
+    with LargestTensor() as memory:
+        got = propagate(args, line_graph, scale=1.0, form="states")
+        torch.autograd.grad(got.sum(), args)
+    assert torch.allclose(got, want, atol=1e-10)
+    nodes = line_graph.num_nodes * 2 * 32
+    assert memory.largest <= max(tile, nodes, args[4].numel() * 2)
+    assert line_graph.num_edges * 2 * 4 * 32 >= 30 * tile
