@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from experiments import baselines
-from experiments.baselines import LocalGNN
+from experiments.baselines import LocalGNN, make_conv
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTM
 
@@ -42,6 +43,7 @@ class ModelConfig:
         heads: heads of pLSTM and GATv2.
         dropout: dropout.
         readout: "mean", "sum" or "max" over the nodes of a graph.
+        local: a baseline whose layer stands beside each pLSTM layer, as in GPS; None for none.
         options: further arguments of :class:`plstm_graph.nn.PLSTM`.
     """
 
@@ -51,6 +53,7 @@ class ModelConfig:
     heads: int = 4
     dropout: float = 0.0
     readout: str = "mean"
+    local: str | None = None
     options: dict | None = None
 
 
@@ -72,7 +75,8 @@ class GraphNet(nn.Module):
         self.uses_line_graph = config.name == "plstm"
         if self.uses_line_graph:
             options = config.options or {}
-            self.core = PLSTM(width, width, config.layers, 1, **arguments, **options)
+            local = _local_branch(config) if config.local else None
+            self.core = PLSTM(width, width, config.layers, 1, local=local, **arguments, **options)
         else:
             self.core = LocalGNN(config.name, width, config.layers, 1, **arguments)
 
@@ -85,6 +89,15 @@ class GraphNet(nn.Module):
 
 def _encoder(embedding: type[nn.Module], dim: int, inputs: Inputs, width: int) -> nn.Module:
     return embedding(width) if inputs.molecular else nn.Linear(dim, width)
+
+
+def _local_branch(config: ModelConfig) -> Callable[[int, int | None], nn.Module]:
+    """The layer that the baseline itself is made of."""
+
+    def make(channels: int, edge_dim: int | None) -> nn.Module:
+        return make_conv(config.local, channels, config.heads, edge_dim is not None)
+
+    return make
 
 
 def count_parameters(module: nn.Module) -> int:

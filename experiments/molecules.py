@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 import datasets
@@ -40,6 +41,8 @@ def train(
     heads: int = 4,
     dropout: float = 0.0,
     readout: str = "sum",
+    local: str | None = "gine",
+    ffn_ratio: float = 0.0,
     baseline_layers: int = 4,
     baseline_dropout: float = 0.0,
     baseline_readout: str = "sum",
@@ -48,7 +51,7 @@ def train(
     epochs: int = 25,
     warmup_epochs: int = 3,
     batch_size: int = 64,
-    lr: float = 1e-3,
+    lr: float = 3e-3,
     weight_decay: float = 1e-2,
     patience: int = 20,
     seed: int = 0,
@@ -77,6 +80,8 @@ def train(
         heads: heads of pLSTM and GATv2.
         dropout: of pLSTM.
         readout: of pLSTM: mean, sum or max.
+        local: layer beside each pLSTM layer: gine, gin, gatv2 or null for none.
+        ffn_ratio: width of pLSTM's feed-forward over its own; 0 for none.
         baseline_layers: layers of the baselines.
         baseline_dropout: dropout of the baselines.
         baseline_readout: readout of the baselines.
@@ -110,7 +115,7 @@ def train(
     )  # fmt: skip
     out = out or Path("runs") / "molecules" / data.name
     parts = {name: data.part(name, limit) for name in datasets.SPLITS}
-    console = Console()
+    console = Console(quiet=rank_zero_only.rank != 0)  # one voice under DDP
     for note in (*data.notes, _describe(data, parts)):
         console.print(note, markup=False, highlight=False)
 
@@ -119,7 +124,9 @@ def train(
         accelerator, devices, strategy, workers,
     )  # fmt: skip
     inputs = Inputs.of(data.graphs[0])
-    plstm = ModelConfig("plstm", hidden, layers, heads, dropout, readout)
+    plstm = ModelConfig(
+        "plstm", hidden, layers, heads, dropout, readout, local, {"ffn_ratio": ffn_ratio}
+    )
     budget = count_parameters(GraphNet(plstm, inputs))
     fits = {}
     for name in names:

@@ -88,7 +88,8 @@ class GraphModule(L.LightningModule):
             loss = F.binary_cross_entropy_with_logits(out, batch.y)
         else:
             loss = F.mse_loss(out, (batch.y - hp.mean) / hp.std)
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=batch.num_graphs)
+        options = {"on_step": False, "on_epoch": True, "sync_dist": True}
+        self.log("loss", loss, batch_size=batch.num_graphs, **options)
         return loss
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
@@ -99,7 +100,7 @@ class GraphModule(L.LightningModule):
         for part, scores in zip(self.parts, self.scores):
             if all(metric.update_called for metric in scores.values()):
                 values = {f"{part}_{name}": value for name, value in scores.compute().items()}
-                self.log_dict(values, prog_bar=part == "valid")
+                self.log_dict(values, prog_bar=part == "valid", sync_dist=True)
                 scores.reset()
 
     def configure_optimizers(self) -> dict:
