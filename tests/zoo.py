@@ -93,11 +93,20 @@ ZOO: dict[str, Callable[[], LineGraph]] = {
     "molecules": lambda: disjoint([molecule(s) for s in SMILES], batch=True),
     "random_sparse": lambda: random_dag(20, 24, 0),
     "random_dense": lambda: random_dag(12, 50, 1),
+    "batch_with_gaps": lambda: _batch_with_gaps(),
     "pruned": lambda: grid(4, 4).multitree(),
     "reversed": lambda: random_dag(15, 30, 2).reverse(),
     "everything": lambda: _everything(batch=True),
     "everything_no_batch": lambda: _everything(batch=False),
 }
+
+
+def _batch_with_gaps() -> LineGraph:
+    """Graphs numbered with gaps, their nodes interleaved."""
+    g = disjoint([path(3), grid(2, 2), from_edges([], 1)], batch=True)
+    node = torch.tensor([4, 0, 6, 2, 8, 1, 5, 3, 7])
+    batch = torch.empty_like(node).scatter_(0, node, torch.tensor([7, 0, 1000])[g.node_batch])
+    return LineGraph(g.num_nodes, node[g.edge_index], g.line_index, node_batch=batch)
 
 
 def _everything(*, batch: bool) -> LineGraph:

@@ -53,10 +53,11 @@ def segments(line_graph: LineGraph) -> Segments:
 def _segments(line_graph: LineGraph) -> Segments:
     edge_index = line_graph.edge_index.cpu().numpy()
     if line_graph.node_batch is None:
-        label = components(edge_index, line_graph.num_nodes)
-        node_part = np.unique(label, return_inverse=True)[1]
+        node_part = components(edge_index, line_graph.num_nodes)
     else:
         node_part = line_graph.node_batch.cpu().numpy()
+    # Labels with gaps would be parts without nodes.
+    node_part = np.unique(node_part, return_inverse=True)[1].reshape(-1)
     parts = int(node_part.max(initial=-1)) + 1
     edge_part = node_part[edge_index[0]]
     # The original's levels order the edges of its multitree too, and reversed those of its reverse.

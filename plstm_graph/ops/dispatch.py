@@ -192,8 +192,10 @@ def plstm(
         line_graph = expand_states(line_graph, source.size(2))
         source, mark = _unfold_edges(source), _unfold_edges(mark)
         transition = _unfold_lines(transition)
-    gates = (source, transition, mark, direct)
-    return _run(form, (query, key, value_, *gates), line_graph, scale).to(value.dtype)
+    inputs = (query, key, value_, source, transition, mark, direct)
+    # The recurrence accumulates in its own precision, whatever autocast would make of products.
+    with torch.autocast(value.device.type, enabled=False):
+        return _run(form, inputs, line_graph, scale).to(value.dtype)
 
 
 def dag_scan(

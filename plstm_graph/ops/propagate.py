@@ -116,13 +116,16 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
         inputs = ctx.saved_tensors
+        with torch.autocast(grad.device.type, enabled=False):
+            return *_Propagate._grads(ctx, inputs, grad), None, None, None
+
+    @staticmethod
+    def _grads(ctx: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True: a backward with a graph of its own
-            grads = composed_grads(inputs, grad, ctx.line_graph, ctx.scale)
-        else:
-            # Buffers go at once; a second backward through a retained graph computes them anew.
-            kept, ctx.kept = ctx.kept, None
-            grads = _backward(grad, inputs, ctx.scale, ctx.form, ctx.tables, kept)
-        return *grads, None, None, None
+            return composed_grads(inputs, grad, ctx.line_graph, ctx.scale)
+        # Buffers go at once; a second backward through a retained graph computes them anew.
+        kept, ctx.kept = ctx.kept, None
+        return _backward(grad, inputs, ctx.scale, ctx.form, ctx.tables, kept)
 
 
 @torch.library.custom_op("plstm_graph::propagate", mutates_args=())

@@ -184,6 +184,21 @@ def test_half_inputs_accumulate_in_float32(form, dtype):
     )
 
 
+@pytest.mark.parametrize("form", ["parallel", "levelwise"])
+def test_autocast_leaves_the_recurrence_alone(form):
+    line_graph = ZOO["molecules"]()
+    args = inputs(line_graph, dtype=torch.float32)
+
+    def run():
+        out = plstm(*args, line_graph, form=form)
+        return out, *torch.autograd.grad(out.sum(), args)
+
+    want = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = run()
+    assert all(torch.equal(a, b) for a, b in zip(got, want))
+
+
 def test_parallel_refuses_what_would_not_fit(monkeypatch):
     monkeypatch.setattr(dispatch, "MAX_DENSE", 100)
     line_graph = ZOO["grid"]()
