@@ -1,0 +1,170 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from plstm_graph import LineGraph, plstm, viz
+from plstm_graph.viz import draw_dag, draw_line_graph, gating_matrix, layout
+from tests.zoo import ZOO, from_edges, inputs
+
+zoo = pytest.mark.parametrize("name", ZOO)
+
+
+@pytest.fixture
+def ax():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, ax = pyplot.subplots()
+    yield ax
+    figure.canvas.draw()  # whatever was added can be drawn
+    pyplot.close(figure)
+
+
+# -------------------------------------------------------------------- gating matrix
+
+
+def dense_inverse(source, transition, mark, direct, graph: LineGraph) -> torch.Tensor:
+    """M (I - T)^-1 S + diag(D), head by head, with a dense inverse; [N, N, H]."""
+    n, e = graph.num_nodes, graph.num_edges
+    (src, dst), (e_in, e_out) = graph.edge_index, graph.line_index
+    out = []
+    for h in range(direct.size(1)):
+        t = torch.zeros(e, e, dtype=direct.dtype)
+        t[e_out, e_in] = transition[:, h]
+        read = torch.zeros(n, e, dtype=direct.dtype)
+        read[dst, torch.arange(e)] = mark[:, h]
+        write = torch.zeros(e, n, dtype=direct.dtype)
+        write[torch.arange(e), src] = source[:, h]
+        solved = torch.linalg.inv(torch.eye(e, dtype=direct.dtype) - t)
+        out.append(read @ solved @ write + torch.diag(direct[:, h]))
+    return torch.stack(out, dim=-1)
+
+
+@zoo
+def test_gating_matrix_is_the_dense_inverse(name):
+    graph = ZOO[name]()
+    for g in (graph, graph.reverse(), graph.multitree()):
+        gates = inputs(g)[3:]
+        n, heads = g.num_nodes, gates[-1].size(1)
+        expected = dense_inverse(*gates, g)
+        for form in ("auto", "parallel", "levelwise"):
+            actual = gating_matrix(*gates, g, form=form)
+            assert actual.shape == (n, n, heads)
+            assert torch.allclose(actual, expected, atol=1e-10)
+
+
+@zoo
+def test_gating_matrix_gates_attention(name):
+    g = ZOO[name]()
+    query, key, value, *gates = inputs(g)
+    attention = torch.einsum("nhk,mhk->nmh", query, key) * gating_matrix(*gates, g)
+    expected = torch.einsum("nmh,mhv->nhv", attention, value)
+    assert torch.allclose(plstm(query, key, value, *gates, g), expected, atol=1e-10)
+
+
+def test_reverse_is_the_transpose():
+    g = ZOO["random_dense"]()
+    source, transition, mark, direct = inputs(g)[3:]
+    there = gating_matrix(source, transition, mark, direct, g)
+    back = gating_matrix(mark, transition, source, direct, g.reverse())
+    assert torch.allclose(there, back.transpose(0, 1))
+
+
+def test_nodes_see_their_ancestors_alone():
+    g = ZOO["molecules"]()
+    gates = [x.detach().abs() + 0.1 for x in inputs(g)[3:]]
+    reach = torch.eye(g.num_nodes, dtype=torch.bool)
+    for _ in range(g.num_levels):
+        for src, dst in g.edge_index.t().tolist():
+            reach[dst] |= reach[src]
+    assert torch.equal(gating_matrix(*gates, g)[..., 0] > 0, reach)
+
+
+def test_gating_matrix_with_states_and_gradients():
+    g = ZOO["diamond"]()
+    gates = inputs(g, states=3)[3:]
+    matrix = gating_matrix(*gates, g)
+    assert torch.allclose(matrix, gating_matrix(*gates, g, form="naive"))
+    matrix.sum().backward()
+    assert all(gate.grad is not None and bool(gate.grad.abs().sum() > 0) for gate in gates)
+
+
+# -------------------------------------------------------------------- drawing
+
+
+def arrows(ax) -> list:
+    from matplotlib.patches import FancyArrowPatch
+
+    return [p for p in ax.patches if isinstance(p, FancyArrowPatch)]
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if not name.startswith("everything")])
+def test_draws_every_graph(name, ax):
+    g = ZOO[name]()
+    assert draw_dag(g, ax=ax) is ax
+    assert len(arrows(ax)) == g.num_edges
+    assert [t.get_text() for t in ax.texts] == [str(n) for n in range(g.num_nodes)]
+    assert len(ax.collections[0].get_offsets()) == g.num_nodes
+    ax.clear()
+    assert draw_line_graph(g, ax=ax) is ax
+    assert len(arrows(ax)) == g.num_edges + g.num_line_edges
+    dashed = [a for a in arrows(ax) if a.get_linestyle() not in ("-", "solid")]
+    assert len(dashed) == g.num_line_edges - g.multitree().num_line_edges
+    assert len(ax.collections[0].get_offsets()) == g.num_edges
+
+
+def test_levels_have_their_colours(ax):
+    g = ZOO["diamond"]()
+    draw_dag(g, ax=ax)
+    color = [tuple(a.get_edgecolor()) for a in arrows(ax)]
+    for a in range(g.num_edges):
+        for b in range(g.num_edges):
+            assert (color[a] == color[b]) == bool(g.level[a] == g.level[b])
+    ax.clear()
+    draw_dag(g, ax=ax, edge_color="red")
+    assert {tuple(a.get_edgecolor()) for a in arrows(ax)} == {(1.0, 0.0, 0.0, 1.0)}
+
+
+def test_dots_are_in_the_middle_and_parallel_edges_apart(ax):
+    g = from_edges([(0, 1), (1, 2), (1, 2)], 3)
+    draw_line_graph(g, [[0, 0], [2, 0], [4, 0]], ax)
+    dots = np.asarray(ax.collections[0].get_offsets())
+    assert dots[0].tolist() == [1, 0]
+    assert dots[1:, 0].tolist() == [3, 3] and dots[1, 1] == -dots[2, 1] != 0
+
+
+def test_positions_in_any_form(ax):
+    g = ZOO["join"]()
+    pos = np.arange(8.0).reshape(4, 2)
+    for given in (pos, torch.from_numpy(pos), pos.tolist(), dict(enumerate(pos))):
+        ax.clear()
+        draw_dag(g, given, ax, labels={2: "x"})
+        assert np.allclose(ax.collections[0].get_offsets(), pos)
+        assert [(t.get_text(), t.xy) for t in ax.texts] == [("x", pytest.approx([4, 5]))]
+    with pytest.raises(ValueError, match=r"pos of shape \[4, 2\].*got \[3, 2\]"):
+        draw_dag(g, pos[:3], ax)
+    with pytest.raises(ValueError, match="got none for node 3"):
+        draw_line_graph(g, dict(enumerate(pos[:3])), ax)
+    assert np.array_equal(layout(g), layout(g)) and layout(g).shape == (4, 2)
+
+
+def test_another_pruned_graph(ax):
+    g = ZOO["diamond"]()
+    draw_line_graph(g, ax=ax, pruned=g)
+    assert all(a.get_linestyle() in ("-", "solid") for a in arrows(ax))
+
+
+def test_current_axes_are_the_default(ax):
+    assert draw_dag(ZOO["path"]()) is ax
+
+
+def test_without_matplotlib(monkeypatch):
+    for module in ("matplotlib", "matplotlib.patches", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"plstm-graph\[experiments\]"):
+        viz.draw_dag(ZOO["path"]())
+    with pytest.raises(ImportError, match=r"plstm-graph\[experiments\]"):
+        viz.draw_line_graph(ZOO["path"]())
