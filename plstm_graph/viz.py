@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Positions = Tensor | np.ndarray | Sequence[Sequence[float]] | Mapping[int, Sequence[float]]
 
 #: Line edges that stay and line edges that a multitree leaves out.
-KEPT, DROPPED = "#334155", "#a8b0bb"
+KEPT, DROPPED = "#334155", "#94a3b8"
 
 
 def gating_matrix(

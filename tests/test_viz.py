@@ -168,3 +168,33 @@ def test_without_matplotlib(monkeypatch):
         viz.draw_dag(ZOO["path"]())
     with pytest.raises(ImportError, match=r"plstm-graph\[experiments\]"):
         viz.draw_line_graph(ZOO["path"]())
+
+
+def test_overview_figure(tmp_path, monkeypatch):
+    """The README's figure: seven-level caffeine, no text on another, small enough to commit."""
+    for module in ("matplotlib", "rdkit", "ogb"):
+        pytest.importorskip(module)
+    from matplotlib import pyplot
+    from matplotlib.text import Text
+
+    from experiments import figure
+
+    drawn = figure.overview()
+    drawn.canvas.draw()
+    assert [ax.get_title()[:2] for ax in drawn.axes] == ["A ", "1.", "2.", "3."]
+    boxes = []
+    for ax in drawn.axes:
+        legend = ax.get_legend()
+        texts = [*ax.texts, ax.title, *(legend.get_texts() if legend else ())]
+        # Of an annotation with an arrow only the text counts, not what it points at.
+        boxes += [(t.get_text(), Text.get_window_extent(t)) for t in texts]
+    for i, (text, box) in enumerate(boxes):
+        assert box.x0 >= 0 and box.x1 <= drawn.bbox.x1, text
+        for other, other_box in boxes[:i]:
+            assert not box.overlaps(other_box), (text, other)
+    pyplot.close(drawn)
+
+    out = tmp_path / "new" / "overview.png"
+    monkeypatch.setattr("sys.argv", ["figure", "--out", str(out)])
+    figure.main()
+    assert 10_000 < out.stat().st_size < 300_000
