@@ -30,10 +30,10 @@ from experiments.training import MONITOR, GraphModule, History
 class Protocol:
     """What all models of a comparison share. See :func:`experiments.molecules.train`."""
 
-    epochs: int = 25
-    warmup_epochs: int = 3
+    epochs: int = 20
+    warmup_epochs: int = 2
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 3e-3
     weight_decay: float = 1e-2
     patience: int = 20
     seed: int = 0

@@ -46,10 +46,10 @@ def train(
     baseline_layers: int = 4,
     baseline_dropout: float = 0.0,
     baseline_readout: str = "sum",
-    orientation: str = "canonical",
-    average: int = 1,
-    epochs: int = 25,
-    warmup_epochs: int = 3,
+    orientation: str = "random",
+    average: int = 4,
+    epochs: int = 20,
+    warmup_epochs: int = 2,
     batch_size: int = 64,
     lr: float = 3e-3,
     weight_decay: float = 1e-2,
@@ -85,8 +85,8 @@ def train(
         baseline_layers: layers of the baselines.
         baseline_dropout: dropout of the baselines.
         baseline_readout: readout of the baselines.
-        orientation: DAG of a molecule: canonical, index, degree, bfs, or random (drawn anew
-            every epoch, as augmentation).
+        orientation: DAG of a molecule: random (drawn anew for every batch, as augmentation),
+            canonical, index, degree or bfs.
         average: with random: orientations over which predictions are averaged.
         epochs: most epochs of each model.
         warmup_epochs: epochs of rising learning rate.
