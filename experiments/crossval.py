@@ -88,7 +88,7 @@ def crossval(
     hidden: int = 96,
     layers: int = 4,
     heads: int = 4,
-    dropout: float = 0.2,
+    dropout: float = 0.0,
     readout: str | None = None,
     orientation: str = "canonical",
     average: int = 1,

@@ -136,7 +136,14 @@ def train(
                 name, 0, baseline_layers, heads, baseline_dropout, baseline_readout
             )
             config = match_budget(config, inputs, budget)
-        fits[name] = fit(config, parts, data.task, protocol, out, orientation, average)
+        result = fit(config, parts, data.task, protocol, out, orientation, average)
+        if result is not None:
+            metric = reporting.title(MONITOR[data.task][0])
+            console.print(
+                f"{reporting.title(name)}: {len(result.history.epochs)} epochs in "
+                f"{result.history.seconds:.0f} s, best validation {metric} {result.score:.3f}"
+            )
+        fits[name] = result
     if None in fits.values():
         return {}  # a helper process of DDP
     return _report(data, parts, fits, protocol, out, console, target_column)

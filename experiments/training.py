@@ -140,6 +140,11 @@ class History(Callback):
         self.epochs.append(values)
 
     @property
+    def seconds(self) -> float:
+        """All epochs together."""
+        return sum(epoch["seconds"] for epoch in self.epochs)
+
+    @property
     def seconds_per_epoch(self) -> float:
         """Mean over all epochs but the first, which pays for every start-up."""
         seconds = [epoch["seconds"] for epoch in self.epochs]
