@@ -23,6 +23,19 @@ def make_conv(name: str, channels: int, heads: int, with_edges: bool) -> nn.Modu
     raise ValueError(f"expected a baseline out of {', '.join(NAMES)}, got {name!r}")
 
 
+class LocalLayer(nn.Module):
+    """``relu(norm(conv(x)))`` [N, channels] -> [N, channels]; arguments as :func:`make_conv`."""
+
+    def __init__(self, name: str, channels: int, heads: int, with_edges: bool) -> None:
+        super().__init__()
+        self.conv = make_conv(name, channels, heads, with_edges)
+        self.norm = BatchNorm(channels)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
+        edges = {} if edge_attr is None else {"edge_attr": edge_attr}
+        return self.norm(self.conv(x, edge_index, **edges)).relu()
+
+
 class LocalGNN(nn.Module):
     r"""Message passing over one hop a layer: ``x + dropout(relu(norm(conv(x))))``, then readout.
 
@@ -35,7 +48,7 @@ class LocalGNN(nn.Module):
         edge_encoder: from ``edge_attr`` to [M, channels]; None without edge features.
         heads: heads of GATv2.
         dropout: after each layer and before the last linear map.
-        readout: "mean", "sum", "max": from nodes to graphs.
+        readout: "mean", "sum", "max" or a module: from nodes to graphs.
 
     Shapes:
         ``x`` [N, F], ``edge_index`` [2, M], ``edge_attr`` [M, F'], ``batch`` [N]
@@ -53,14 +66,13 @@ class LocalGNN(nn.Module):
         edge_encoder: nn.Module | None = None,
         heads: int = 4,
         dropout: float = 0.0,
-        readout: str = "sum",
+        readout: str | nn.Module = "sum",
     ) -> None:
         super().__init__()
         self.node_encoder, self.edge_encoder = node_encoder, edge_encoder
-        self.convs = nn.ModuleList(
-            make_conv(conv, channels, heads, edge_encoder is not None) for _ in range(num_layers)
+        self.layers = nn.ModuleList(
+            LocalLayer(conv, channels, heads, edge_encoder is not None) for _ in range(num_layers)
         )
-        self.norms = nn.ModuleList(BatchNorm(channels) for _ in range(num_layers))
         self.dropout = dropout
         self.readout = aggregation_resolver(readout)
         self.head = MLP([channels, channels, out_channels], norm=None, dropout=dropout)
@@ -69,8 +81,7 @@ class LocalGNN(nn.Module):
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor
     ) -> Tensor:
         x = self.node_encoder(x)
-        edges = {} if self.edge_encoder is None else {"edge_attr": self.edge_encoder(edge_attr)}
-        for conv, norm in zip(self.convs, self.norms):
-            update = norm(conv(x, edge_index, **edges)).relu()
-            x = x + F.dropout(update, self.dropout, self.training)
+        edge_attr = None if self.edge_encoder is None else self.edge_encoder(edge_attr)
+        for layer in self.layers:
+            x = x + F.dropout(layer(x, edge_index, edge_attr), self.dropout, self.training)
         return self.head(self.readout(x, batch))

@@ -90,6 +90,8 @@ def crossval(
     heads: int = 4,
     dropout: float = 0.0,
     readout: str | None = None,
+    local: str | None = None,
+    ffn_ratio: float = 1.0,
     orientation: str = "canonical",
     average: int = 1,
     epochs: int = 100,
@@ -112,6 +114,8 @@ def crossval(
         layers: blocks or layers; pLSTM's alternate between P and D.
         heads: heads of pLSTM and GATv2.
         dropout: dropout.
+        local: gine, gin or gatv2: a layer beside each of pLSTM's, as in GPS.
+        ffn_ratio: width of pLSTM's feed-forward layers over that of its blocks; 0 for none.
         readout: default mean for pLSTM and sum for the others, as published.
         orientation: of pLSTM's DAGs; random is drawn anew for every batch.
         average: with random: orientations over which predictions are averaged.
@@ -136,8 +140,8 @@ def crossval(
     data = tu.load(dataset, data_root)
     inputs = Inputs.of(data.graphs[0])
     config = ModelConfig(
-        "plstm", hidden, layers, heads, dropout, readout or "mean",
-        options={"degree_encoding": "undirected", "modes": "PD"},
+        "plstm", hidden, layers, heads, dropout, readout or "mean", local,
+        options={"degree_encoding": "undirected", "modes": "PD", "ffn_ratio": ffn_ratio},
     )  # fmt: skip
     if model != "plstm":
         budget = count_parameters(GraphNet(config, inputs))

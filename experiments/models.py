@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from experiments import baselines
-from experiments.baselines import LocalGNN, make_conv
+from experiments.baselines import LocalGNN, LocalLayer
+from experiments.readout import SumMean
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTM
 
@@ -42,7 +43,7 @@ class ModelConfig:
         layers: number of blocks.
         heads: heads of pLSTM and GATv2.
         dropout: dropout.
-        readout: "mean", "sum" or "max" over the nodes of a graph.
+        readout: "mean", "sum", "max" or "summean" (:class:`SumMean`) over the nodes of a graph.
         local: a baseline whose layer stands beside each pLSTM layer, as in GPS; None for none.
         options: further arguments of :class:`plstm_graph.nn.PLSTM`.
     """
@@ -66,7 +67,7 @@ class GraphNet(nn.Module):
         arguments = {
             "heads": config.heads,
             "dropout": config.dropout,
-            "readout": config.readout,
+            "readout": SumMean() if config.readout == "summean" else config.readout,
             "node_encoder": _encoder(AtomEncoder, inputs.node_dim, inputs, width),
             "edge_encoder": None,
         }
@@ -95,7 +96,7 @@ def _local_branch(config: ModelConfig) -> Callable[[int, int | None], nn.Module]
     """The layer that the baseline itself is made of."""
 
     def make(channels: int, edge_dim: int | None) -> nn.Module:
-        return make_conv(config.local, channels, config.heads, edge_dim is not None)
+        return LocalLayer(config.local, channels, config.heads, edge_dim is not None)
 
     return make
 

@@ -40,12 +40,14 @@ def train(
     layers: int = 4,
     heads: int = 4,
     dropout: float = 0.0,
-    readout: str = "sum",
+    readout: str = "summean",
     local: str | None = "gine",
     ffn_ratio: float = 0.0,
+    norm: str | None = None,
+    zero_init: bool = True,
     baseline_layers: int = 4,
     baseline_dropout: float = 0.0,
-    baseline_readout: str = "sum",
+    baseline_readout: str = "summean",
     orientation: str = "random",
     average: int = 4,
     epochs: int = 20,
@@ -79,9 +81,11 @@ def train(
         layers: blocks of pLSTM.
         heads: heads of pLSTM and GATv2.
         dropout: of pLSTM.
-        readout: of pLSTM: mean, sum or max.
+        readout: of pLSTM: mean, sum, max, or summean (half of the channels each).
         local: layer beside each pLSTM layer: gine, gin, gatv2 or null for none.
         ffn_ratio: width of pLSTM's feed-forward over its own; 0 for none.
+        norm: before each pLSTM layer: layer_norm, batch_norm, ... or null for none.
+        zero_init: start each pLSTM layer at zero, beside its local layer.
         baseline_layers: layers of the baselines.
         baseline_dropout: dropout of the baselines.
         baseline_readout: readout of the baselines.
@@ -124,9 +128,8 @@ def train(
         accelerator, devices, strategy, workers,
     )  # fmt: skip
     inputs = Inputs.of(data.graphs[0])
-    plstm = ModelConfig(
-        "plstm", hidden, layers, heads, dropout, readout, local, {"ffn_ratio": ffn_ratio}
-    )
+    options = {"ffn_ratio": ffn_ratio, "norm": norm, "zero_init": zero_init}
+    plstm = ModelConfig("plstm", hidden, layers, heads, dropout, readout, local, options)
     budget = count_parameters(GraphNet(plstm, inputs))
     fits = {}
     for name in names:

@@ -84,6 +84,9 @@ class PLSTMBlock(torch.nn.Module):
             (channels, edge_dim) -> module, or ``None``. Default ``None``.
         ffn_ratio: width of the feed-forward's hidden layer over ``channels``; 0 leaves the
             feed-forward out. Default 1.
+        zero_init: start the pLSTM's output projection at zero, so that the block begins as its
+            local branch (without one, as the identity) and learns how much to add to it.
+            Default ``False``.
         dropout: of both branches and inside the feed-forward. Default 0.
         norm: see :class:`Norm`. Default ``"layer_norm"``.
         act: activation, a name of :mod:`torch.nn`. Default ``"gelu"``.
@@ -105,12 +108,14 @@ class PLSTMBlock(torch.nn.Module):
         edge_dim: int | None = None,
         local: Local = None,
         ffn_ratio: float = 1.0,
+        zero_init: bool = False,
         dropout: float = 0.0,
         norm: str | None = "layer_norm",
         act: str = "gelu",
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        self.zero_init = zero_init
         self.norm = Norm(norm, channels)
         self.conv = PLSTMConv(channels, channels, heads, edge_dim=edge_dim, **kwargs)
         self.local = make_local(local, channels, edge_dim, act)
@@ -127,12 +132,19 @@ class PLSTMBlock(torch.nn.Module):
                 torch.nn.Dropout(dropout),
                 torch.nn.Linear(hidden, channels),
             )
+        self._reset_output()
+
+    def _reset_output(self) -> None:
+        if self.zero_init:
+            for parameter in self.conv.lin_out.parameters():
+                torch.nn.init.zeros_(parameter)
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         for module in (self.norm, self.conv, self.local, self.ffn_norm, *(self.ffn or ())):
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
+        self._reset_output()
 
     def forward(
         self,

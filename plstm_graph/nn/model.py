@@ -97,6 +97,7 @@ class PLSTM(torch.nn.Module):
         local: local branch of each block, see :class:`PLSTMBlock`. A module would be shared by
             all blocks, so give a name or a function. Default ``None``.
         ffn_ratio: see :class:`PLSTMBlock`. Default 1.
+        zero_init: see :class:`PLSTMBlock`. Default ``False``.
         dropout: in blocks and head. Default 0.
         norm: see :class:`PLSTMBlock`. Default ``"layer_norm"``.
         act: activation. Default ``"gelu"``.
@@ -129,6 +130,7 @@ class PLSTM(torch.nn.Module):
         degree_encoding: str | None = None,
         local: Local = None,
         ffn_ratio: float = 1.0,
+        zero_init: bool = False,
         dropout: float = 0.0,
         norm: str | None = "layer_norm",
         act: str = "gelu",
@@ -159,6 +161,7 @@ class PLSTM(torch.nn.Module):
                 edge_dim=None if edge_encoder is None else C,
                 local=local,
                 ffn_ratio=ffn_ratio,
+                zero_init=zero_init,
                 dropout=dropout,
                 norm=norm,
                 act=act,
