@@ -36,7 +36,7 @@ def train(
     fold: int = 0,
     data_root: Path | None = None,
     models: str = "plstm,gine,gatv2",
-    hidden: int = 64,
+    hidden: int = 96,
     layers: int = 4,
     heads: int = 4,
     dropout: float = 0.0,
@@ -48,8 +48,8 @@ def train(
     baseline_layers: int = 4,
     baseline_dropout: float = 0.0,
     baseline_readout: str = "summean",
-    orientation: str = "random",
-    average: int = 4,
+    orientation: str = "canonical",
+    average: int = 1,
     epochs: int = 20,
     warmup_epochs: int = 2,
     batch_size: int = 64,
@@ -89,8 +89,8 @@ def train(
         baseline_layers: layers of the baselines.
         baseline_dropout: dropout of the baselines.
         baseline_readout: readout of the baselines.
-        orientation: DAG of a molecule: random (drawn anew for every batch, as augmentation),
-            canonical, index, degree or bfs.
+        orientation: DAG of a molecule: canonical, index, degree, bfs, or random (drawn anew for
+            every batch, as augmentation).
         average: with random: orientations over which predictions are averaged.
         epochs: most epochs of each model.
         warmup_epochs: epochs of rising learning rate.
