@@ -1,0 +1,77 @@
+"""Whether Triton kernels can run, and what their launchers share. Imports no triton itself."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+_INTERPRETER = (
+    "set TRITON_INTERPRET=1 before the first import of torch_geometric (which imports triton) to "
+    "interpret the kernels, which is slow"
+)
+
+
+@functools.cache
+def import_error() -> str | None:
+    """Why triton cannot be imported, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    try:
+        importlib.import_module("triton.language")
+    except Exception as error:  # a broken installation may raise anything
+        return f"triton cannot be imported ({type(error).__name__}: {error})"
+    return None
+
+
+@functools.cache
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter.
+
+    Triton decides when a kernel is *defined*, for its own library too: what counts is the
+    environment at the time triton was imported, not now.
+    """
+    if import_error() is not None:
+        return False
+    language = importlib.import_module("triton.language")
+    return type(language.sum).__name__ == "InterpretedFunction" and _env_says_interpret()
+
+
+def _env_says_interpret() -> bool:
+    return bool(importlib.import_module("triton").knobs.runtime.interpret)
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why Triton kernels cannot run on tensors of ``device`` (with a remedy), or None."""
+    error = import_error()
+    if error is not None:
+        return f"{error}; install triton, or use backend='torch'"
+    if interpreting() and device.type in ("cpu", "cuda"):
+        return None
+    if device.type == "cuda":  # ROCm devices call themselves cuda too
+        return None
+    if device.type == "cpu":
+        return (
+            "the tensors are on the CPU, where Triton has no compiler; move tensors and "
+            f"line_graph to a GPU, use backend='torch', or {_INTERPRETER}"
+        )
+    return f"Triton has no kernels for device {device.type}; use backend='torch'"
+
+
+def accumulator(*tensors: Tensor) -> torch.dtype:
+    """float64 where an input is, else float32."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def power_of_2(size: int) -> int:
+    """The smallest power of two that is at least ``size`` (and at least 1)."""
+    return 1 << max(0, size - 1).bit_length()
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager:
+    """Kernels launch on the current device: make it the one of ``tensor``."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
