@@ -28,9 +28,12 @@ from plstm_graph.ops.parallel import (
     gated_attention_backward,
     scan_solver,
 )
+from plstm_graph.ops.triton.tables import ScanTables, bucket_tables
 
 #: The forms of this module: dense gating rows, scanned gating rows, scanned states.
 FORMS = ("dense", "rows", "states")
+#: One more, where Triton kernels can run: gating rows, one program per segment, head and tile.
+SEGMENTS = "segments"
 
 _PLAN, _SCHEDULE = len(BucketPlan._fields), len(LevelSchedule._fields)
 
@@ -45,8 +48,11 @@ def tables_of(line_graph: LineGraph, form: str, heads: int) -> list[Tensor]:
                 "one; call plstm_graph.ops.prepare(line_graph, ...) before the compiled function"
             )
         tables: list[Tensor] = []
-        if form in ("dense", "rows"):
-            tables += bucket_plan(line_graph, heads, split=form == "dense")
+        if form in ("dense", "rows", SEGMENTS):
+            tables += bucket_plan(line_graph, heads, split=form != "rows")
+        if form == SEGMENTS:
+            forward, backward, *rest = bucket_tables(line_graph, heads)
+            tables += [*forward, *backward, *rest]
         if form in ("rows", "states"):
             tables += [*level_schedule(line_graph), *level_schedule(line_graph.reverse())]
         if form == "states":
@@ -70,7 +76,26 @@ def _solver(form: str, transition: Tensor, tables: Sequence[Tensor]) -> tuple[Bu
     plan = BucketPlan(*tables[:_PLAN])
     if form == "dense":
         return plan, dense_solver(transition, plan)
+    if form == SEGMENTS:
+        return plan, _segment_solver(transition, tables[_PLAN:])
     return plan, scan_solver(transition, plan, *_schedules(tables[_PLAN:]))
+
+
+def _segment_solver(transition: Tensor, tables: Sequence[Tensor]) -> Solver:
+    """One launch for the gating rows of all segments of a bucket."""
+    from plstm_graph.ops.triton.segment_scan import segment_scan_rows_
+
+    n = len(ScanTables._fields)
+    there, back = ScanTables(*tables[:n]), ScanTables(*tables[n : 2 * n])
+    row_of, bucket_ptr = tables[2 * n :]
+    ends = bucket_ptr.tolist()
+
+    def solve_(i: int, rows: Tensor, adjoint: bool) -> None:
+        scan = back if adjoint else there
+        scan = scan._replace(segment_ptr=scan.segment_ptr[ends[i] : ends[i + 1] + 1])
+        segment_scan_rows_(rows.view(-1, rows.size(2)), transition, row_of, scan)
+
+    return solve_
 
 
 Kept = tuple[BucketPlan, Solver, Saved] | None
@@ -191,7 +216,7 @@ propagate_op.register_autograd(_autograd_backward, setup_context=_setup_context)
 def propagate(
     inputs: Sequence[Tensor], line_graph: LineGraph, *, scale: float, form: str
 ) -> Tensor:
-    """Query, key, value, source, transition, mark, direct -> [N, H, V], by one of ``FORMS``."""
+    """Query, key, value, source, transition, mark, direct -> [N, H, V], by one of ``FORMS`` or ``SEGMENTS``."""
     if torch.compiler.is_compiling():
         return propagate_op(*inputs, scale, form, tables_of(line_graph, form, inputs[0].size(1)))
     return _Propagate.apply(*inputs, scale, form, line_graph)

@@ -23,7 +23,7 @@ import torch
 
 
 class Config(NamedTuple):
-    """Block sizes and launch options; what ``rows`` and ``width`` are is the kernel's affair."""
+    """Block sizes and launch options; what rows, width and stages are of is the kernel's affair."""
 
     rows: int
     width: int

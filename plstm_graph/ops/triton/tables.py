@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plstm_graph.dag.buckets import bucket_plan
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.segments import segments
 
@@ -53,19 +54,64 @@ def scan_tables(line_graph: LineGraph, *, whole: bool = False) -> ScanTables:
     """
     key = ("scan_tables", whole)
     if key not in line_graph._cache:
-        line_graph._cache[key] = _build(line_graph, whole)
+        if whole:
+            part, parts = np.zeros(line_graph.num_edges, dtype=np.int64), 1
+        else:
+            seg = segments(line_graph)
+            part, parts = seg.edge_part, seg.num_edges.size
+        line_graph._cache[key] = _build(line_graph, part, parts)
     return line_graph._cache[key]
 
 
-def _build(line_graph: LineGraph, whole: bool) -> ScanTables:
+class BucketTables(NamedTuple):
+    """Scan tables whose segments stand bucket by bucket (those of a plan for H heads).
+
+    Attributes:
+        forward, backward: tables of the graph and of its reverse; no segment is empty.
+        row_of: [E * H] int64 padded row of each edge and head, counted inside its bucket.
+        bucket_ptr: [buckets + 1] on the CPU, first segment of each bucket.
+    """
+
+    forward: ScanTables
+    backward: ScanTables
+    row_of: Tensor
+    bucket_ptr: Tensor
+
+
+def bucket_tables(line_graph: LineGraph, heads: int) -> BucketTables:
+    """The tables for scans of gating rows in the padded matrices of ``bucket_plan``. Cached."""
+    key = ("bucket_tables", heads)
+    if key not in line_graph._cache:
+        line_graph._cache[key] = _bucket_tables(line_graph, heads)
+    return line_graph._cache[key]
+
+
+def _bucket_tables(line_graph: LineGraph, heads: int) -> BucketTables:
+    plan = bucket_plan(line_graph, heads)
+    sizes = plan.sizes.numpy()
+    start = np.cumsum(sizes[:, 0] * sizes[:, 2] * heads)
+    row = plan.edge_row.cpu().numpy()
+    bucket = np.searchsorted(start, row, side="right")
+    start = np.concatenate([[0], start])
+    seg = segments(line_graph)
+    number = bucket[::heads] * seg.num_edges.size + seg.edge_part
+    found, part = np.unique(number, return_inverse=True)
+    buckets = np.arange(len(sizes) + 1)
+    bucket_ptr = np.searchsorted(found, buckets * seg.num_edges.size)
+    row_of = torch.from_numpy(row - start[bucket])
+    return BucketTables(
+        _build(line_graph, part, found.size),
+        _build(line_graph.reverse(), part, found.size),
+        row_of.to(line_graph.device),
+        torch.from_numpy(bucket_ptr),
+    )
+
+
+def _build(line_graph: LineGraph, part: np.ndarray, parts: int) -> ScanTables:
+    """Tables with edge e in segment ``part[e]`` of ``parts``."""
     e = line_graph.num_edges
     e_in, e_out = line_graph.line_index.cpu().numpy()
     level = line_graph.level.cpu().numpy()
-    if whole:
-        part, parts = np.zeros(e, dtype=np.int64), 1
-    else:
-        seg = segments(line_graph)
-        part, parts = seg.edge_part, seg.num_edges.size
     indegree = np.bincount(e_out, minlength=e)
     order = np.lexsort((-indegree, level, part))
     position = np.empty(e, dtype=np.int64)
