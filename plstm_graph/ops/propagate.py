@@ -216,7 +216,7 @@ propagate_op.register_autograd(_autograd_backward, setup_context=_setup_context)
 def propagate(
     inputs: Sequence[Tensor], line_graph: LineGraph, *, scale: float, form: str
 ) -> Tensor:
-    """Query, key, value, source, transition, mark, direct -> [N, H, V], by one of ``FORMS`` or ``SEGMENTS``."""
+    """The layer by one of ``FORMS`` or ``SEGMENTS``: seven tensors of ``plstm`` -> [N, H, V]."""
     if torch.compiler.is_compiling():
         return propagate_op(*inputs, scale, form, tables_of(line_graph, form, inputs[0].size(1)))
     return _Propagate.apply(*inputs, scale, form, line_graph)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: Modules of this package with a function ``shipped() -> list[KernelSpec]``.
+#: Modules of this package with a function ``shipped(full) -> list[KernelSpec]``.
 MODULES = ("segment_scan", "level_scan")
 
 #: Name of a target -> (backend, architecture, threads of a warp).
@@ -74,12 +74,12 @@ class Compiled:
     asm: str = field(repr=False)
 
 
-def shipped(modules: Iterable[str] = MODULES) -> list[KernelSpec]:
-    """Every configuration that a launcher may pick."""
-    package = __name__.rpartition(".")[0]
-    return [
-        spec for name in modules for spec in importlib.import_module(f"{package}.{name}").shipped()
-    ]
+def shipped(modules: Iterable[str] = MODULES, *, full: bool = True) -> list[KernelSpec]:
+    """Every configuration that a launcher may pick; without ``full``, a sample that has each block
+    shape and each variant, but not their product."""
+    package = __package__
+    imported = (importlib.import_module(f"{package}.{name}") for name in modules)
+    return [spec for module in imported for spec in module.shipped(full)]
 
 
 def compile_spec(spec: KernelSpec, target: str) -> Compiled:
@@ -112,9 +112,7 @@ def compile_spec(spec: KernelSpec, target: str) -> Compiled:
         registers, stack, spills = _hip_resources(asm)
     threads = spec.num_warps * warp
     shared = kernel.metadata.shared
-    return Compiled(
-        spec.name, target, registers, stack, spills, shared, threads, spec.rereads, asm
-    )
+    return Compiled(spec.name, target, registers, stack, spills, shared, threads, spec.rereads, asm)
 
 
 def _cuda_resources(cubin: bytes) -> tuple[int, int, int]:
@@ -207,10 +205,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--modules", nargs="+", default=list(MODULES))
+    parser.add_argument("--sample", action="store_true", help="a sample of the configurations")
     arguments = parser.parse_args()
     # Without a choice, Triton warns that its default for fused multiply-add will change.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    for result in compile_all(shipped(arguments.modules), arguments.targets):
+    for result in compile_all(
+        shipped(arguments.modules, full=not arguments.sample), arguments.targets
+    ):
         line = asdict(result)
         asm = line.pop("asm")
         line["races"] = races(asm) if result.rereads else []

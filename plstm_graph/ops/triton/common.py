@@ -10,7 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-_INTERPRETER = (
+#: Most key channels of a head that the fused kernel takes: a program holds all of them.
+MAX_KEY_SIZE = 1024
+
+INTERPRETER_HINT = (
     "set TRITON_INTERPRET=1 before the first import of torch_geometric (which imports triton) to "
     "interpret the kernels, which is slow"
 )
@@ -57,7 +60,7 @@ def unavailable(device: torch.device) -> str | None:
     if device.type == "cpu":
         return (
             "the tensors are on the CPU, where Triton has no compiler; move tensors and "
-            f"line_graph to a GPU, use backend='torch', or {_INTERPRETER}"
+            f"line_graph to a GPU, use backend='torch', or {INTERPRETER_HINT}"
         )
     return f"Triton has no kernels for device {device.type}; use backend='torch'"
 

@@ -21,6 +21,8 @@ some 1.5 microseconds, a launch some 6); they choose a speed, never a result.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import triton
 import triton.language as tl
@@ -29,7 +31,7 @@ from torch import Tensor
 from plstm_graph.ops.triton.aot import KernelSpec
 from plstm_graph.ops.triton.autotune import Config, pick
 from plstm_graph.ops.triton.common import accumulator, on_device, power_of_2
-from plstm_graph.ops.triton.segment_scan import CONFIGS, scan_configs, scan_rows, scan_spec
+from plstm_graph.ops.triton.segment_scan import CONFIGS, scan_configs, scan_rows, scan_specs
 from plstm_graph.ops.triton.tables import ScanTables
 
 
@@ -69,7 +71,7 @@ def level_scan(x: Tensor, transition: Tensor, tables: ScanTables) -> Tensor:
 
     def launch(config: Config) -> None:
         tiles = triton.cdiv(width, config.width)
-        for first, last in zip(steps, steps[1:]):
+        for first, last in pairwise(steps):
             runs = triton.cdiv((last - first) * states, config.rows)
             level_scan_kernel[(runs * heads, tiles)](
                 c, x, transition, tables.order, tables.line_ptr, tables.line_in, tables.line_id,
@@ -85,6 +87,6 @@ def level_scan(x: Tensor, transition: Tensor, tables: ScanTables) -> Tensor:
     return c
 
 
-def shipped() -> list[KernelSpec]:
-    """All configurations, for float32."""
-    return [scan_spec("level_scan", level_scan_kernel, config) for config in CONFIGS]
+def shipped(full: bool = True) -> list[KernelSpec]:
+    """See :func:`plstm_graph.ops.triton.segment_scan.scan_specs`."""
+    return scan_specs("level_scan", level_scan_kernel, CONFIGS, full)

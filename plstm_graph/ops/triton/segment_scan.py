@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from plstm_graph.ops.triton.aot import KernelSpec
+from plstm_graph.ops.triton.aot import ALIGNED, KernelSpec
 from plstm_graph.ops.triton.autotune import Config, pick
 from plstm_graph.ops.triton.common import accumulator, on_device, power_of_2
 from plstm_graph.ops.triton.tables import ScanTables
@@ -131,10 +131,10 @@ def segment_scan_kernel(
 
 @triton.jit
 def edge_dot_kernel(
-    dt, c, dx, rows, line_in, line_out, line_id, lines, heads, width,
-    J: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BY_ROWS: tl.constexpr,
+    dt, c, dx, line_in, line_out, line_id, lines, heads, width,
+    J: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Program (block of line edges * heads + head, i * J + j); dt [L, H, J, J] contiguous."""
+    """Program (block of line edges * heads + head, i * J + j); all contiguous, dt [L, H, J, J]."""
     head = tl.cast(tl.program_id(0) % heads, tl.int64)
     i = tl.program_id(1) // J
     j = tl.program_id(1) % J
@@ -143,8 +143,8 @@ def edge_dot_kernel(
     edge_in = tl.cast(tl.load(line_in + line, mask=there, other=0), tl.int64)
     edge_out = tl.cast(tl.load(line_out + line, mask=there, other=0), tl.int64)
     line_row = tl.cast(tl.load(line_id + line, mask=there, other=0), tl.int64)
-    c_at = (_row(edge_in, head, heads, rows, there, BY_ROWS) * J + j) * width
-    dx_at = (_row(edge_out, head, heads, rows, there, BY_ROWS) * J + i) * width
+    c_at = ((edge_in * heads + head) * J + j) * width
+    dx_at = ((edge_out * heads + head) * J + i) * width
     acc = tl.zeros([ROWS, WIDTH], dtype=dt.dtype.element_ty)
     for start in range(0, width, WIDTH):
         column = start + tl.arange(0, WIDTH)
@@ -219,32 +219,27 @@ def _launch(
         launch(pick(key, scan_configs(width), launch, c.device))
 
 
-def edge_dot(c: Tensor, dx: Tensor, tables: ScanTables, row_of: Tensor | None = None) -> Tensor:
+def edge_dot(c: Tensor, dx: Tensor, tables: ScanTables) -> Tensor:
     """dT of the module docstring.
 
     Args:
-        c, dx: [E, H, J, W] contiguous, of one dtype; or [R, 1, 1, W] with ``row_of`` [E * H].
+        c, dx: [E, H, J, W], of one dtype.
         tables: of the direction in which c was scanned.
 
     Returns:
         [L, H, J, J].
     """
+    c, dx = c.contiguous(), dx.contiguous()
     lines, (_, heads, states, width) = tables.line_id.numel(), c.shape
-    if row_of is not None:
-        heads = row_of.numel() // max(1, tables.order.numel())
     dt = c.new_empty(lines, heads, states, states)
-    if c.numel() == 0:
+    if dt.numel() == 0 or width == 0:
         return dt.zero_()
-    if lines == 0:
-        return dt
     config = scan_configs(width, DOT_CONFIGS)[0]
     grid = (triton.cdiv(lines, config.rows) * heads, states * states)
     with on_device(c):
         edge_dot_kernel[grid](
-            dt, c, dx, c if row_of is None else row_of,
-            tables.line_in, tables.line_out, tables.line_id, lines, heads, width,
-            J=states, ROWS=config.rows, WIDTH=config.width, BY_ROWS=row_of is not None,
-            num_warps=config.num_warps,
+            dt, c, dx, tables.line_in, tables.line_out, tables.line_id, lines, heads, width,
+            J=states, ROWS=config.rows, WIDTH=config.width, num_warps=config.num_warps,
         )  # fmt: skip
     return dt
 
@@ -261,21 +256,23 @@ def scan_spec(
     states: int = 1,
     by_rows: bool = False,
     aligned: bool = True,
-    rereads: bool = False,
 ) -> KernelSpec:
-    """The specialisation that a launch with contiguous tensors of one dtype gets."""
-    mark = "/16" if aligned else ""
+    """The specialisation that a launch with contiguous tensors of one dtype gets.
+
+    Args:
+        payload: the dtype of x and T. states: J. by_rows: scan in place.
+        aligned: whether W is a multiple of 16, so that rows can be read in vectors.
+    """
+    mark = ALIGNED if aligned else ""
     acc = "fp64" if payload == "fp64" else "fp32"
-    types = dict.fromkeys(("c", "dx", "dt"), f"*{acc}/16")
-    types |= dict.fromkeys(("x", "transition"), f"*{payload}/16")
-    types |= dict.fromkeys(_TABLES, "*i32/16")
-    types["rows"] = "*i64/16" if by_rows else f"*{acc}/16"
-    types |= {"width": f"i32{mark}", "heads": "i32", "lines": "i32", "first": "i32", "last": "i32"}
-    types |= dict.fromkeys(("x_e", "x_h", "x_j"), f"i32{mark}")
-    types |= dict.fromkeys(("t_l", "t_h", "t_i"), "i32")
-    fixed = {"x_w": 1, "t_j": 1, "J": states}
+    types = dict.fromkeys(("c", "dx", "dt"), f"*{acc}{ALIGNED}")
+    types |= dict.fromkeys(("x", "transition"), f"*{payload}{ALIGNED}")
+    types |= dict.fromkeys(_TABLES, f"*i32{ALIGNED}")
+    types["rows"] = f"*i64{ALIGNED}" if by_rows else types["c"]
+    types |= dict.fromkeys(("width", "x_e", "x_h", "x_j"), f"i32{mark}")
+    types |= dict.fromkeys(("heads", "lines", "first", "last", "t_l", "t_h", "t_i"), "i32")
+    fixed = {"x_w": 1, "t_j": 1, "J": states, "BY_ROWS": by_rows}
     fixed |= {"ROWS": config.rows, "WIDTH": config.width, "STAGES": config.num_stages}
-    fixed["BY_ROWS"] = by_rows
     label = [payload, f"J={states}", f"{config.rows}x{config.width}"]
     label += [f"warps={config.num_warps}", f"stages={config.num_stages}"]
     label += ["by_rows"] * by_rows + ["unaligned"] * (not aligned)
@@ -286,14 +283,36 @@ def scan_spec(
         {n: v for n, v in fixed.items() if n in kernel.arg_names},
         config.num_warps,
         config.num_stages,
-        rereads,
+        rereads=name == "segment_scan",
     )
 
 
-def shipped() -> list[KernelSpec]:
-    """All configurations for float32; every dtype, J and addressing with the default one."""
-    scan, dot = ("segment_scan", segment_scan_kernel), ("edge_dot", edge_dot_kernel)
-    default = CONFIGS[0]
-    specs = [scan_spec(*scan, config, rereads=True) for config in CONFIGS]
-    specs += [scan_spec(*dot, config) for config in DOT_CONFIGS]
-    return specs
+def scan_specs(
+    name: str,
+    kernel: triton.JITFunction,
+    configs: tuple[Config, ...],
+    full: bool,
+    payloads: tuple[str, ...] = ("fp32", "bf16", "fp16", "fp64"),
+) -> list[KernelSpec]:
+    """``configs`` in every dtype, for J = 1 to 4, and for any W; unless ``full``, all of them for
+    float32 and J = 1, and the other variants of the first one."""
+    specs = [
+        scan_spec(name, kernel, config, payload=payload, states=states)
+        for config in configs
+        for payload in payloads
+        for states in (1, 2, 3, 4)
+        if full or config is configs[0] or (payload, states) == ("fp32", 1)
+    ]
+    unaligned = configs if full else configs[:1]
+    return specs + [scan_spec(name, kernel, config, aligned=False) for config in unaligned]
+
+
+def shipped(full: bool = True) -> list[KernelSpec]:
+    """See :func:`scan_specs`; and scans by rows, whose payload is float32 or float64."""
+    specs = scan_specs("segment_scan", segment_scan_kernel, CONFIGS, full)
+    specs += [
+        scan_spec("segment_scan", segment_scan_kernel, config, payload=payload, by_rows=True)
+        for config in (CONFIGS if full else CONFIGS[:1])
+        for payload in ("fp32", "fp64")
+    ]
+    return specs + scan_specs("edge_dot", edge_dot_kernel, DOT_CONFIGS, full, ("fp32", "fp64"))
