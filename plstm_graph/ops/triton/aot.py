@@ -77,8 +77,7 @@ class Compiled:
 def shipped(modules: Iterable[str] = MODULES, *, full: bool = True) -> list[KernelSpec]:
     """Every configuration that a launcher may pick; without ``full``, a sample that has each block
     shape and each variant, but not their product."""
-    package = __package__
-    imported = (importlib.import_module(f"{package}.{name}") for name in modules)
+    imported = (importlib.import_module(f"{__package__}.{name}") for name in modules)
     return [spec for module in imported for spec in module.shipped(full)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
@@ -19,9 +18,19 @@ INTERPRETER_HINT = (
 )
 
 
-@functools.cache
+#: What was found out about triton. A plain dictionary, which torch.compile can trace a look-up in;
+#: it must not trace the search, which has happened by then (``prepare`` does it).
+_FOUND: dict[str, str | bool | None] = {}
+
+
 def import_error() -> str | None:
     """Why triton cannot be imported, or None."""
+    if "error" not in _FOUND:
+        _FOUND["error"] = _import_triton()
+    return _FOUND["error"]
+
+
+def _import_triton() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     try:
@@ -31,21 +40,21 @@ def import_error() -> str | None:
     return None
 
 
-@functools.cache
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter.
 
     Triton decides when a kernel is *defined*, for its own library too: what counts is the
-    environment at the time triton was imported, not now.
+    environment at the time triton was imported as well as now.
     """
-    if import_error() is not None:
-        return False
-    language = importlib.import_module("triton.language")
-    return type(language.sum).__name__ == "InterpretedFunction" and _env_says_interpret()
+    if "interpreting" not in _FOUND:
+        _FOUND["interpreting"] = import_error() is None and _is_interpreted()
+    return _FOUND["interpreting"]
 
 
-def _env_says_interpret() -> bool:
-    return bool(importlib.import_module("triton").knobs.runtime.interpret)
+def _is_interpreted() -> bool:
+    triton = importlib.import_module("triton")
+    library = type(importlib.import_module("triton.language").sum).__name__
+    return library == "InterpretedFunction" and bool(triton.knobs.runtime.interpret)
 
 
 def unavailable(device: torch.device) -> str | None:

@@ -42,7 +42,8 @@ def tables_of_scan(
     if torch.compiler.is_compiling() and ("goes_by_level", states) not in line_graph._cache:
         raise ValueError(
             "expected a line_graph prepared for backend='triton' under torch.compile, got a bare "
-            "one; call plstm_graph.ops.prepare(line_graph, ...) before the compiled function"
+            "one; call plstm_graph.ops.prepare(line_graph, ...), or dag_scan itself with these "
+            "sizes, before the compiled function"
         )
     whole = goes_by_level(line_graph, states)
     forward, backward = (scan_tables(g, whole=whole) for g in (line_graph, line_graph.reverse()))

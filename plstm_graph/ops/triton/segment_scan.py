@@ -134,10 +134,10 @@ def edge_dot_kernel(
     dt, c, dx, line_in, line_out, line_id, lines, heads, width,
     J: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Program (block of line edges * heads + head, i * J + j); all contiguous, dt [L, H, J, J]."""
+    """Program (block of line edges * heads + head, i, j); all contiguous, dt [L, H, J, J]."""
     head = tl.cast(tl.program_id(0) % heads, tl.int64)
-    i = tl.program_id(1) // J
-    j = tl.program_id(1) % J
+    i = tl.program_id(1)
+    j = tl.program_id(2)
     line = tl.program_id(0) // heads * ROWS + tl.arange(0, ROWS)
     there = line < lines
     edge_in = tl.cast(tl.load(line_in + line, mask=there, other=0), tl.int64)
@@ -235,7 +235,7 @@ def edge_dot(c: Tensor, dx: Tensor, tables: ScanTables) -> Tensor:
     if dt.numel() == 0 or width == 0:
         return dt.zero_()
     config = scan_configs(width, DOT_CONFIGS)[0]
-    grid = (triton.cdiv(lines, config.rows) * heads, states * states)
+    grid = (triton.cdiv(lines, config.rows) * heads, states, states)
     with on_device(c):
         edge_dot_kernel[grid](
             dt, c, dx, tables.line_in, tables.line_out, tables.line_id, lines, heads, width,
@@ -295,13 +295,16 @@ def scan_specs(
     payloads: tuple[str, ...] = ("fp32", "bf16", "fp16", "fp64"),
 ) -> list[KernelSpec]:
     """``configs`` in every dtype, for J = 1 to 4, and for any W; unless ``full``, all of them for
-    float32 and J = 1, and the other variants of the first one."""
+    float32 and J = 1, and some of the other variants of the first one."""
+    some = {(payload, 1) for payload in payloads} | {("fp32", j) for j in (2, 3, 4)} | {("fp64", 4)}
     specs = [
         scan_spec(name, kernel, config, payload=payload, states=states)
         for config in configs
         for payload in payloads
         for states in (1, 2, 3, 4)
-        if full or config is configs[0] or (payload, states) == ("fp32", 1)
+        if full
+        or (payload, states) == ("fp32", 1)
+        or (config is configs[0] and (payload, states) in some)
     ]
     unaligned = configs if full else configs[:1]
     return specs + [scan_spec(name, kernel, config, aligned=False) for config in unaligned]
