@@ -49,7 +49,7 @@ CONFIGS = (
 )
 #: edge_dot's sum over the payload depends on its blocks, so these are not tuned: the same
 #: gradient, to the bit, in every run.
-DOT_CONFIGS = (Config(16, 64, 4), Config(32, 16, 4))
+DOT_CONFIGS = (Config(8, 64, 4), Config(32, 16, 4))
 
 
 @triton.jit

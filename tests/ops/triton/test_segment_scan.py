@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -132,6 +133,28 @@ def test_empty_payloads(device):
     dx, dt = torch.autograd.grad(got.sum(), (x, t))
     assert got.shape == x.shape and dx.shape == x.shape
     assert torch.equal(dt, torch.zeros_like(t))
+
+
+def test_offsets_past_31_bits(device):
+    """Rows and strides further apart than int32 counts, in memory that is never touched."""
+    from plstm_graph.ops.triton.segment_scan import segment_scan, segment_scan_rows_
+
+    if device.type != "cpu":
+        pytest.skip("needs memory that is only allocated where it is touched")
+    line_graph, far = path(3), 1 << 21
+    t = torch.tensor([[2.0], [3.0]])
+    rows = torch.from_numpy(np.zeros((far + 8, 1024), dtype=np.float32))
+    row_of = torch.tensor([far + 7, 5, far + 3])
+    ramp = torch.arange(1024.0)
+    rows[row_of] = ramp
+    segment_scan_rows_(rows, t, row_of, scan_tables(line_graph))
+    assert torch.equal(rows[row_of], torch.outer(torch.tensor([1.0, 3.0, 10.0]), ramp))
+
+    x = rows.view(-1).as_strided((3, 1, 1, 1024), (far * 512 + 7, 1, 1, 1))
+    x[:] = ramp
+    want = torch.outer(torch.tensor([1.0, 3.0, 10.0]), ramp)
+    got = segment_scan(x, t[..., None, None], scan_tables(line_graph))
+    assert torch.equal(got[:, 0, 0], want)
 
 
 def test_tables():
