@@ -110,6 +110,11 @@ def _bucket_tables(line_graph: LineGraph, heads: int) -> BucketTables:
 def _build(line_graph: LineGraph, part: np.ndarray, parts: int) -> ScanTables:
     """Tables with edge e in segment ``part[e]`` of ``parts``."""
     e = line_graph.num_edges
+    if max(e, line_graph.num_line_edges) >= 2**31:
+        raise ValueError(
+            f"expected fewer than 2^31 edges and line edges for Triton kernels, got {e} and "
+            f"{line_graph.num_line_edges}; split the batch, or use backend='torch'"
+        )
     e_in, e_out = line_graph.line_index.cpu().numpy()
     level = line_graph.level.cpu().numpy()
     indegree = np.bincount(e_out, minlength=e)

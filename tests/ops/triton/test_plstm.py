@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from plstm_graph import LineGraph
+from plstm_graph import LineGraph, PLSTMConv
 from plstm_graph.ops import plstm
 from tests.ops.test_golden import GRAPHS, NAMES, grid_tables
 from tests.ops.triton.helpers import assert_same
@@ -46,6 +46,20 @@ def test_half_precision(form, dtype, device):
     assert got.dtype == dtype
     want = plstm(*exact, line_graph, form="naive")
     assert_same(got, want, args, 4 * torch.finfo(dtype).eps, exact)
+
+
+def test_layer_with_weights(device):
+    """PLSTMConv hands its backend on, for a batch with its own line graph."""
+    line_graph = ZOO["diamond"]().to(device)
+    x = torch.randn(line_graph.num_nodes, 6, device=device)
+    outs = []
+    for backend in ("triton", "torch"):
+        torch.manual_seed(0)
+        conv = PLSTMConv(6, 8, heads=2, backend=backend).to(device)
+        out = conv(x, line_graph.edge_index, line_graph=line_graph)
+        outs.append((out, *torch.autograd.grad(out.square().sum(), list(conv.parameters()))))
+    for a, b in zip(*outs):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def check_golden(form, args, line_graph, scale, want, cotangent, grads):
