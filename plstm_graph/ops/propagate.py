@@ -28,6 +28,7 @@ from plstm_graph.ops.parallel import (
     gated_attention_backward,
     scan_solver,
 )
+from plstm_graph.ops.scan import edge_dot
 from plstm_graph.ops.triton.tables import ScanTables, bucket_tables
 
 #: The forms of this module: dense gating rows, scanned gating rows, scanned states.
@@ -123,7 +124,10 @@ def _backward(
     if form == "states":
         return states_backward(grad, inputs, scale, _state_tables(tables))
     plan, solve_, saved = kept or _forward(inputs, scale, form, tables)[1]
-    return gated_attention_backward(grad, inputs[5], scale, plan, solve_, saved)
+    dot = edge_dot
+    if form == SEGMENTS:
+        from plstm_graph.ops.triton.segment_scan import row_dot as dot
+    return gated_attention_backward(grad, inputs[5], scale, plan, solve_, saved, dot)
 
 
 class _Propagate(torch.autograd.Function):

@@ -31,7 +31,8 @@ from torch import Tensor
 from plstm_graph.ops.triton.aot import KernelSpec
 from plstm_graph.ops.triton.autotune import Config, pick
 from plstm_graph.ops.triton.common import accumulator, on_device, power_of_2
-from plstm_graph.ops.triton.segment_scan import CONFIGS, scan_configs, scan_rows, scan_specs
+from plstm_graph.ops.triton.scan_specs import scan_specs
+from plstm_graph.ops.triton.segment_scan import CONFIGS, scan_configs, scan_rows
 from plstm_graph.ops.triton.tables import ScanTables
 
 
@@ -88,5 +89,5 @@ def level_scan(x: Tensor, transition: Tensor, tables: ScanTables) -> Tensor:
 
 
 def shipped(full: bool = True) -> list[KernelSpec]:
-    """See :func:`plstm_graph.ops.triton.segment_scan.scan_specs`."""
+    """See :func:`plstm_graph.ops.triton.scan_specs.scan_specs`."""
     return scan_specs("level_scan", level_scan_kernel, CONFIGS, full)

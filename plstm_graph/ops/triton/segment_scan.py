@@ -31,9 +31,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from plstm_graph.ops.triton.aot import ALIGNED, KernelSpec
+from plstm_graph.ops.triton.aot import KernelSpec
 from plstm_graph.ops.triton.autotune import Config, pick
 from plstm_graph.ops.triton.common import accumulator, on_device, power_of_2
+from plstm_graph.ops.triton.scan_specs import scan_spec, scan_specs
 from plstm_graph.ops.triton.tables import ScanTables
 
 #: Candidates; of those as wide as the payload or narrower, the first is the default. Stages
@@ -232,8 +233,18 @@ def edge_dot(c: Tensor, dx: Tensor, tables: ScanTables) -> Tensor:
     Returns:
         [L, H, J, J].
     """
+    return _dot(c, dx, tables.line_in, tables.line_out, tables.line_id)
+
+
+def row_dot(left: Tensor, right: Tensor, left_row: Tensor, right_row: Tensor) -> Tensor:
+    """<left[i], right[j]> for each pair of rows: [R, W], [R, W], [M], [M] -> [M]."""
+    pair = torch.arange(left_row.numel(), device=left_row.device)
+    return _dot(left[:, None, None], right[:, None, None], left_row, right_row, pair).view(-1)
+
+
+def _dot(c: Tensor, dx: Tensor, line_in: Tensor, line_out: Tensor, line_id: Tensor) -> Tensor:
     c, dx = c.contiguous(), dx.contiguous()
-    lines, (_, heads, states, width) = tables.line_id.numel(), c.shape
+    lines, (_, heads, states, width) = line_id.numel(), c.shape
     dt = c.new_empty(lines, heads, states, states)
     if dt.numel() == 0 or width == 0:
         return dt.zero_()
@@ -241,84 +252,19 @@ def edge_dot(c: Tensor, dx: Tensor, tables: ScanTables) -> Tensor:
     grid = (triton.cdiv(lines, config.rows) * heads, states, states)
     with on_device(c):
         edge_dot_kernel[grid](
-            dt, c, dx, tables.line_in, tables.line_out, tables.line_id, lines, heads, width,
+            dt, c, dx, line_in, line_out, line_id, lines, heads, width,
             J=states, ROWS=config.rows, WIDTH=config.width, num_warps=config.num_warps,
         )  # fmt: skip
     return dt
 
 
-_TABLES = ("order", "line_ptr", "line_in", "line_out", "line_id", "level_ptr", "segment_ptr")
-
-
-def scan_spec(
-    name: str,
-    kernel: triton.JITFunction,
-    config: Config,
-    *,
-    payload: str = "fp32",
-    states: int = 1,
-    by_rows: bool = False,
-    aligned: bool = True,
-) -> KernelSpec:
-    """The specialisation that a launch with contiguous tensors of one dtype gets.
-
-    Args:
-        payload: the dtype of x and T. states: J. by_rows: scan in place.
-        aligned: whether W is a multiple of 16, so that rows can be read in vectors.
-    """
-    mark = ALIGNED if aligned else ""
-    acc = "fp64" if payload == "fp64" else "fp32"
-    types = dict.fromkeys(("c", "dx", "dt"), f"*{acc}{ALIGNED}")
-    types |= dict.fromkeys(("x", "transition"), f"*{payload}{ALIGNED}")
-    types |= dict.fromkeys(_TABLES, f"*i32{ALIGNED}")
-    types["rows"] = f"*i64{ALIGNED}" if by_rows else types["c"]
-    types |= dict.fromkeys(("width", "x_e", "x_h", "x_j"), f"i32{mark}")
-    types |= dict.fromkeys(("heads", "lines", "first", "last", "t_l", "t_h", "t_i"), "i32")
-    fixed = {"x_w": 1, "t_j": 1, "J": states, "BY_ROWS": by_rows}
-    fixed |= {"ROWS": config.rows, "WIDTH": config.width, "STAGES": config.num_stages}
-    label = [payload, f"J={states}", f"{config.rows}x{config.width}"]
-    label += [f"warps={config.num_warps}", f"stages={config.num_stages}"]
-    label += ["by_rows"] * by_rows + ["unaligned"] * (not aligned)
-    return KernelSpec(
-        f"{name}[{','.join(label)}]",
-        kernel,
-        {n: t for n, t in types.items() if n in kernel.arg_names},
-        {n: v for n, v in fixed.items() if n in kernel.arg_names},
-        config.num_warps,
-        config.num_stages,
-        rereads=name == "segment_scan",
-    )
-
-
-def scan_specs(
-    name: str,
-    kernel: triton.JITFunction,
-    configs: tuple[Config, ...],
-    full: bool,
-    payloads: tuple[str, ...] = ("fp32", "bf16", "fp16", "fp64"),
-) -> list[KernelSpec]:
-    """``configs`` in every dtype, for J = 1 to 4, and for any W; unless ``full``, all of them for
-    float32 and J = 1, and some of the other variants of the first one."""
-    some = {(payload, 1) for payload in payloads} | {("fp32", j) for j in (2, 3, 4)} | {("fp64", 4)}
-    specs = [
-        scan_spec(name, kernel, config, payload=payload, states=states)
-        for config in configs
-        for payload in payloads
-        for states in (1, 2, 3, 4)
-        if full
-        or (payload, states) == ("fp32", 1)
-        or (config is configs[0] and (payload, states) in some)
-    ]
-    unaligned = configs if full else configs[:1]
-    return specs + [scan_spec(name, kernel, config, aligned=False) for config in unaligned]
-
-
 def shipped(full: bool = True) -> list[KernelSpec]:
-    """See :func:`scan_specs`; and scans by rows, whose payload is float32 or float64."""
-    specs = scan_specs("segment_scan", segment_scan_kernel, CONFIGS, full)
-    specs += [
-        scan_spec("segment_scan", segment_scan_kernel, config, payload=payload, by_rows=True)
-        for config in (CONFIGS if full else CONFIGS[:1])
-        for payload in ("fp32", "fp64")
-    ]
-    return specs + scan_specs("edge_dot", edge_dot_kernel, DOT_CONFIGS, full, ("fp32", "fp64"))
+    """See :func:`.scan_specs.scan_specs`; and scans and dots by rows, in float32 and float64."""
+    scan, dot = ("segment_scan", segment_scan_kernel), ("edge_dot", edge_dot_kernel)
+    specs = scan_specs(*scan, CONFIGS, full)
+    specs += scan_specs(*dot, DOT_CONFIGS, full, ("fp32", "fp64"))
+    for payload in ("fp32", "fp64"):
+        # Scans by rows are not tuned: only defaults, one for each width of a tile.
+        specs += [scan_spec(*scan, config, payload=payload, by_rows=True) for config in CONFIGS[:3]]
+        specs += [scan_spec(*dot, config, payload=payload, by_rows=True) for config in DOT_CONFIGS]
+    return specs
