@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 #: Modules of this package with a function ``shipped(full) -> list[KernelSpec]``.
-MODULES = ("segment_scan", "level_scan")
+MODULES = ("segment_scan", "level_scan", "fused_specs")
 
 #: Name of a target -> (backend, architecture, threads of a warp).
 TARGETS = {
@@ -48,6 +48,7 @@ class KernelSpec:
         constexprs: values of the others (a stride that is 1 belongs here: launchers specialise).
         num_warps, num_stages: launch options.
         rereads: whether a program reads global memory that it wrote (a barrier is needed).
+        max_registers: bound of registers of a thread, where the launcher gives one (NVIDIA).
     """
 
     name: str
@@ -57,6 +58,7 @@ class KernelSpec:
     num_warps: int = 4
     num_stages: int = 1
     rereads: bool = False
+    max_registers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,10 @@ def compile_spec(spec: KernelSpec, target: str) -> Compiled:
     }
     source = ASTSource(spec.kernel, signature, dict(spec.constexprs), attrs)
     backend, arch, warp = TARGETS[target]
-    kernel = triton.compile(
-        source,
-        target=GPUTarget(backend, arch, warp),
-        options={"num_warps": spec.num_warps, "num_stages": spec.num_stages},
-    )
+    options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages}
+    if backend == "cuda" and spec.max_registers:
+        options["maxnreg"] = spec.max_registers
+    kernel = triton.compile(source, target=GPUTarget(backend, arch, warp), options=options)
     if backend == "cuda":
         asm, (registers, stack, spills) = kernel.asm["ptx"], _cuda_resources(kernel.asm["cubin"])
     else:
@@ -135,13 +136,15 @@ def _cuda_resources(cubin: bytes) -> tuple[int, int, int]:
 
 
 def _hip_resources(asm: str) -> tuple[int, int, int]:
-    """Vector registers, private segment and spilled registers, from the kernel's metadata."""
+    """Vector registers, private segment and spilled registers, from the kernel's metadata.
+
+    Scalar registers spill to lanes of vector registers, which are counted; not to memory.
+    """
 
     def entry(key: str) -> int:
         return int(re.search(rf"^\s*\.{key}:\s*(\d+)", asm, re.MULTILINE)[1])
 
-    spills = entry("vgpr_spill_count") + entry("sgpr_spill_count")
-    return entry("vgpr_count"), entry("private_segment_fixed_size"), spills
+    return entry("vgpr_count"), entry("private_segment_fixed_size"), entry("vgpr_spill_count")
 
 
 _LABEL = re.compile(r"^([$.\w]+):")

@@ -6,6 +6,8 @@ successors read them; ``recompute=True`` drops them after the forward and forms 
 backward, where the adjoint states then take their place. Kernels and derivations are in
 :mod:`.fused_kernels`, the order of the walk in :mod:`.fused_tables`.
 
+Where :mod:`.dense` fits, it is used instead: then not even the states are written.
+
 Every sum is formed in one program, in a fixed order, or added up over tiles of V by one reduction:
 results are bitwise repeatable. State tracking goes through the graph with J copies of each edge.
 """
@@ -13,62 +15,40 @@ results are bitwise repeatable. State tracking goes through the graph with J cop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from plstm_graph.dag.expand import expand_states
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.ops.compose import composed_grads
-from plstm_graph.ops.triton.common import accumulator, on_device, power_of_2
+from plstm_graph.ops.triton import dense
+from plstm_graph.ops.triton.common import accumulator, on_device
+from plstm_graph.ops.triton.dense_tables import dense_fits
 from plstm_graph.ops.triton.fused_backward import fused_backward
+from plstm_graph.ops.triton.fused_common import (
+    REGISTERS,
+    differentiable_grads,
+    launch_options,
+    tile_of,
+)
 from plstm_graph.ops.triton.fused_kernels import fused_forward_kernel
-from plstm_graph.ops.triton.fused_tables import Walk, walk_kind, walks
-
-#: Elements of a state tile, so that backward's three tiles stay in registers; largest K.
-TILE_ELEMENTS, MAX_KEY_SIZE = 2048, 1024
+from plstm_graph.ops.triton.fused_tables import Walk, walk_tables
 
 _WALK = len(Walk._fields)
 
 
-class Tile(NamedTuple):
-    """The shape of a program's state tile and its number of warps."""
-
-    block_k: int
-    block_v: int
-    num_warps: int
-
-
-def tile_of(key_size: int, value_size: int) -> Tile:
-    """The tile for K and V: all of K, and as much of V as ``TILE_ELEMENTS`` allow.
-
-    Raises:
-        ValueError: if K passes ``MAX_KEY_SIZE``.
-    """
-    if key_size > MAX_KEY_SIZE:
-        raise ValueError(
-            f"expected at most {MAX_KEY_SIZE} key channels per head in the fused kernel, got "
-            f"{key_size}; use more heads, or backend='torch'"
-        )
-    block_k = max(16, power_of_2(key_size))
-    block_v = min(max(16, power_of_2(value_size)), max(1, TILE_ELEMENTS // block_k))
-    # Two warps or more: a barrier of one warp does not order memory on every device.
-    return Tile(block_k, block_v, 2 if block_k * block_v <= 1024 else 4)
-
-
 def tables_of(line_graph: LineGraph) -> list[Tensor]:
-    """Both walks and the two index tensors of ``line_graph``, cached on it."""
-    key = ("tables", "fused")
-    if key not in line_graph._cache:
-        forward, adjoint = walks(line_graph, walk_kind(line_graph))
-        line_graph._cache[key] = [
-            *forward,
-            *adjoint,
-            line_graph.edge_index,
-            line_graph.line_index,
-        ]
-    return line_graph._cache[key]
+    """The tables of the walk, cached on ``line_graph`` with those of the dense form, if it fits."""
+    if "dense_fits" not in line_graph._cache:
+        if torch.compiler.is_compiling():
+            raise ValueError(
+                "expected a prepared line_graph under torch.compile, got a bare one; call "
+                "plstm_graph.ops.prepare(line_graph, ...) before the compiled function"
+            )
+        line_graph._cache["dense_fits"] = dense_fits(line_graph)
+        if line_graph._cache["dense_fits"]:
+            dense.tables_of(line_graph)
+    return walk_tables(line_graph)
 
 
 @torch.library.custom_op("plstm_graph::fused_plstm", mutates_args=())
@@ -104,11 +84,13 @@ def fused_plstm_op(
                     first,
                     heads,
                     k,
-                    v,
+                    v // tile.align,
                     SCALE=scale,
+                    ALIGN=tile.align,
                     BLOCK_K=tile.block_k,
                     BLOCK_V=tile.block_v,
                     num_warps=tile.num_warps,
+                    **launch_options(out.device, REGISTERS[tile.align]),
                 )
     return out, states.new_empty(0) if recompute else states
 
@@ -161,26 +143,13 @@ def _setup_context(ctx, inputs, output):
 def _autograd_backward(ctx, grad, _):
     *inputs, states = ctx.saved_tensors
     if torch.is_grad_enabled():  # create_graph=True: a backward with a graph of its own
-        grads = _differentiable_grads(inputs, grad, ctx.scale, ctx.tables)
+        grads = differentiable_grads(inputs, grad, ctx.scale, *ctx.tables[-2:])
     else:
         grads = _backward_op(grad, *inputs, states, ctx.scale, ctx.recompute, ctx.tables)
     return *grads, None, None, [None] * len(ctx.tables)
 
 
 fused_plstm_op.register_autograd(_autograd_backward, setup_context=_setup_context)
-
-
-def _differentiable_grads(
-    inputs: list[Tensor], grad: Tensor, scale: float, tables: Sequence[Tensor]
-) -> tuple[Tensor | None, ...]:
-    n = inputs[0].size(0)
-    edge_index, line_index = tables[-2:]
-    edge_id = torch.arange(edge_index.size(1), device=edge_index.device)
-    line_graph = LineGraph._trusted(n, edge_index, line_index, edge_id, None)
-    dtype = accumulator(*inputs)
-    wide = tuple(x.to(dtype) for x in inputs)
-    grads = composed_grads(wide, grad.to(dtype), line_graph, scale)
-    return tuple(None if g is None else g.to(x.dtype) for g, x in zip(grads, inputs))
 
 
 def _unfold_states(
@@ -207,7 +176,9 @@ def fused_plstm(
     scale: float = 1.0,
     recompute: bool = True,
 ) -> Tensor:
-    """The layer by the fused kernel. Differentiable (second derivatives by composed operations).
+    """The layer by fused kernels: the dense form where it fits, the walk otherwise.
+
+    Differentiable (second derivatives go through composed operations).
 
     Args:
         query, key: [N, H, K]; value: [N, H, V], of any floating-point dtype; arithmetic is in
@@ -217,7 +188,8 @@ def fused_plstm(
         direct: [N, H].
         line_graph: the DAG with its line graph.
         scale: multiplies the query, in the direct term too.
-        recompute: form the states again in backward instead of keeping [E, H, K, V].
+        recompute: form the states again in backward instead of keeping [E, H, K, V] (the dense
+            form keeps none in any case).
 
     Returns:
         [N, H, V] in the dtype of ``value``.
@@ -228,6 +200,9 @@ def fused_plstm(
     if source.dim() == 3:
         line_graph = expand_states(line_graph, source.size(2))
         source, transition, mark = _unfold_states(source, transition, mark)
-    tile_of(key.size(2), value.size(2))
+    tables = tables_of(line_graph)
     inputs = (query, key, value, source, transition, mark, direct)
-    return fused_plstm_op(*inputs, scale, recompute, tables_of(line_graph))[0]
+    if line_graph._cache["dense_fits"] and max(key.size(2), value.size(2)) <= dense.MAX_CHANNELS:
+        return dense.dense_plstm_op(*inputs, scale, dense.tables_of(line_graph))
+    tile_of(key.size(2), value.size(2))
+    return fused_plstm_op(*inputs, scale, recompute, tables)[0]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from plstm_graph.ops.triton.common import accumulator
+from plstm_graph.ops.triton.fused_common import REGISTERS, Tile, launch_options
 from plstm_graph.ops.triton.fused_kernels import fused_key_kernel, fused_query_kernel
 from plstm_graph.ops.triton.fused_tables import Walk
 
-if TYPE_CHECKING:
-    from plstm_graph.ops.triton.fused import Tile
+#: Gradients of transitions that the key walk stores at a time.
+LINES = 16
 
 
 def fused_backward(
@@ -53,9 +53,11 @@ def fused_backward(
     d_mark, d_direct = partial(mark), partial(direct)
     blocks = {
         "SCALE": scale,
+        "ALIGN": tile.align,
         "BLOCK_K": tile.block_k,
         "BLOCK_V": tile.block_v,
         "num_warps": tile.num_warps,
+        **launch_options(grad.device, REGISTERS[tile.align]),
     }
     if grad.numel():
         for first, runs in there.steps.tolist():
@@ -71,7 +73,7 @@ def fused_backward(
                 e,
                 heads,
                 k,
-                v,
+                v // tile.align,
                 RECOMPUTE=kept is None,
                 **blocks,
             )
@@ -93,7 +95,8 @@ def fused_backward(
                 l,
                 heads,
                 k,
-                v,
+                v // tile.align,
+                LINES=LINES,
                 **blocks,
             )
 

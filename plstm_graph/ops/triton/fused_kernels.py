@@ -29,15 +29,17 @@ r = A_e v_n also
 
 C_e is not needed after that, so A_e may take its place in memory.
 
-Threads of a program read states that others of its threads wrote: a barrier stands after each
-node, before its states can be read. Loop counters become 64-bit offsets by ``tl.cast``.
+Threads of a program read states that others of its threads wrote: a barrier follows every store
+(next to the latency of a dependent load it costs nothing). The dots dT_l of an edge are therefore
+collected, LINES at a time, and stored together. Tables hold 32-bit rows, which become 64-bit
+offsets. V comes as a multiple of ALIGN, which tells the compiler how wide its loads may be.
 """
 
 import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_run", "H", "K", "V_UNITS"])
 def fused_forward_kernel(
     query,  # [N, H, K]
     key,  # [N, H, K]
@@ -59,12 +61,14 @@ def fused_forward_kernel(
     first_run,
     H,
     K,
-    V,
+    V_UNITS,
     SCALE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
     dtype = states.dtype.element_ty
+    V = V_UNITS * ALIGN
     run = first_run + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
     k = tl.arange(0, BLOCK_K)
@@ -90,12 +94,13 @@ def fused_forward_kernel(
                 c_b = tl.load(states + b * K * V + tile, mask=tile_in, other=0)
                 c += tl.load(transition + l).to(dtype) * c_b
             tl.store(states + e * K * V + tile, c, mask=tile_in)
+            tl.debug_barrier()
             h += tl.load(mark + e).to(dtype) * tl.sum(q_n[:, None] * c, 0)
         tl.store(out + n * V + v, h, mask=v_in)
         tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_run", "N", "E", "H", "K", "V_UNITS"])
 def fused_query_kernel(
     query,  # [N, H, K]
     key,  # [N, H, K]
@@ -121,13 +126,15 @@ def fused_query_kernel(
     E,
     H,
     K,
-    V,
+    V_UNITS,
     SCALE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
     RECOMPUTE: tl.constexpr,
 ):
     dtype = states.dtype.element_ty
+    V = V_UNITS * ALIGN
     run = first_run + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
     part = tl.cast(tl.program_id(1), tl.int64)
@@ -156,17 +163,20 @@ def fused_query_kernel(
                     c_b = tl.load(states + b * K * V + tile, mask=tile_in, other=0)
                     c += tl.load(transition + l).to(dtype) * c_b
                 tl.store(states + e * K * V + tile, c, mask=tile_in)
+                tl.debug_barrier()
             else:
                 c = tl.load(states + e * K * V + tile, mask=tile_in, other=0)
             r = tl.sum(c * g_n[None, :], 1)
-            tl.store(d_mark + part * E * H + e, tl.sum(q_n * r, 0))
             dq += tl.load(mark + e).to(dtype) * r
+            tl.store(d_mark + part * E * H + e, tl.sum(q_n * r, 0))
+            if RECOMPUTE:
+                tl.debug_barrier()
         tl.store(d_query + (part * N * H + n) * K + k, dq * SCALE, mask=k_in)
         if RECOMPUTE:
             tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_run", "N", "E", "L", "H", "K", "V_UNITS"])
 def fused_key_kernel(
     query,  # [N, H, K]
     key,  # [N, H, K]
@@ -197,15 +207,19 @@ def fused_key_kernel(
     L,
     H,
     K,
-    V,
+    V_UNITS,
     SCALE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    LINES: tl.constexpr,
 ):
     dtype = states.dtype.element_ty
+    V = V_UNITS * ALIGN
     run = first_run + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
     part = tl.cast(tl.program_id(1), tl.int64)
+    place = tl.arange(0, LINES)
     k = tl.arange(0, BLOCK_K)
     v = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)
     k_in, v_in = k < K, v < V
@@ -219,7 +233,6 @@ def fused_key_kernel(
         g_n = tl.load(grad + n * V + v, mask=v_in, other=0).to(dtype)
         d_n = tl.load(direct + n).to(dtype)
         qk, gv = tl.sum(q_n * k_n, 0), tl.sum(g_n * v_n, 0)
-        tl.store(d_direct + part * N * H + n, qk * gv)
         dk, dv = d_n * gv * q_n, d_n * qk * g_n
         for j in range(tl.load(edge_ptr + i), tl.load(edge_ptr + i + 1)):
             e = tl.cast(tl.load(edge + j), tl.int64) * H + head
@@ -228,20 +241,30 @@ def fused_key_kernel(
             g_w = tl.load(grad + w * V + v, mask=v_in, other=0).to(dtype)
             a = (tl.load(mark + e).to(dtype) * q_w)[:, None] * g_w[None, :]
             c = tl.load(states + e * K * V + tile, mask=tile_in, other=0)
-            for p in range(tl.load(line_ptr + j), tl.load(line_ptr + j + 1)):
-                l = tl.cast(tl.load(line + p), tl.int64) * H + head
-                b = tl.cast(tl.load(before + p), tl.int64) * H + head
-                a_b = tl.load(adjoint + b * K * V + tile, mask=tile_in, other=0)
-                a += tl.load(transition + l).to(dtype) * a_b
-                tl.store(d_transition + part * L * H + l, tl.sum(tl.sum(c * a_b, 1), 0))
+            last_line = tl.load(line_ptr + j + 1)
+            for first_line in range(tl.load(line_ptr + j), last_line, LINES):
+                dots = tl.zeros([LINES], dtype)
+                for p in range(first_line, tl.minimum(first_line + LINES, last_line)):
+                    l = tl.cast(tl.load(line + p), tl.int64) * H + head
+                    b = tl.cast(tl.load(before + p), tl.int64) * H + head
+                    a_b = tl.load(adjoint + b * K * V + tile, mask=tile_in, other=0)
+                    a += tl.load(transition + l).to(dtype) * a_b
+                    dot = tl.sum(tl.sum(c * a_b, 1), 0)
+                    dots = tl.where(place == p - first_line, dot, dots)
+                used = first_line + place < last_line
+                l = tl.load(line + first_line + place, mask=used, other=0).to(tl.int64) * H + head
+                tl.store(d_transition + part * L * H + l, dots, mask=used)
+                tl.debug_barrier()
+            s_e = tl.load(source + e).to(dtype)
+            r = tl.sum(a * v_n[None, :], 1)
+            dk += s_e * r
+            dv += s_e * tl.sum(a * k_n[:, None], 0)
             # Where the buffers are one: no thread may write before all have read C_e.
             tl.debug_barrier()
             tl.store(adjoint + e * K * V + tile, a, mask=tile_in)
-            s_e = tl.load(source + e).to(dtype)
-            r = tl.sum(a * v_n[None, :], 1)
             tl.store(d_source + part * E * H + e, tl.sum(k_n * r, 0))
-            dk += s_e * r
-            dv += s_e * tl.sum(a * k_n[:, None], 0)
+            tl.debug_barrier()
+        tl.store(d_direct + part * N * H + n, qk * gv)
         tl.store(d_key + (part * N * H + n) * K + k, dk, mask=k_in)
         tl.store(d_value + n * V + v, dv, mask=v_in)
         tl.debug_barrier()

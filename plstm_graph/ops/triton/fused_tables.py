@@ -87,6 +87,16 @@ def walks(line_graph: LineGraph, kind: str) -> tuple[Walk, Walk]:
     return line_graph._cache[key]
 
 
+def walk_tables(line_graph: LineGraph) -> list[Tensor]:
+    """Both walks and the two index tensors of ``line_graph``, cached on it."""
+    key = ("tables", "fused")
+    if key not in line_graph._cache:
+        forward, adjoint = walks(line_graph, walk_kind(line_graph))
+        indices = [line_graph.edge_index, line_graph.line_index]
+        line_graph._cache[key] = [*forward, *adjoint, *indices]
+    return line_graph._cache[key]
+
+
 def _walks(line_graph: LineGraph, kind: str) -> tuple[Walk, Walk]:
     level = node_levels(line_graph)
     if kind == "levels":
