@@ -84,7 +84,7 @@ def level_scan(x: Tensor, transition: Tensor, tables: ScanTables) -> Tensor:
     sizes = (heads, width, tables.order.numel() // (len(steps) - 1))
     key = ("level_scan", *map(power_of_2, sizes), states, str(x.dtype), str(transition.dtype))
     with on_device(c):
-        launch(pick(key, scan_configs(width), launch, c.device))
+        launch(pick(key, scan_configs(width, c.dtype), launch, c.device))
     return c
 
 

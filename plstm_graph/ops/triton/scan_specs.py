@@ -60,17 +60,28 @@ def scan_specs(
     full: bool,
     payloads: tuple[str, ...] = ("fp32", "bf16", "fp16", "fp64"),
 ) -> list[KernelSpec]:
-    """``configs`` in every dtype, for J = 1 to 4, and for any W; unless ``full``, all of them for
-    float32 and J = 1, and some of the other variants of the first one."""
+    """``configs`` in every dtype, for J = 1 to 4, and for W that are no multiple of 16.
+
+    Unless ``full``, the product is thinned out: all of them for float32 and J = 1, and some of the
+    other variants of the first one. No configuration with stages is for float64.
+    """
     some = {(payload, 1) for payload in payloads} | {("fp32", j) for j in (2, 3, 4)} | {("fp64", 4)}
     specs = [
         scan_spec(name, kernel, config, payload=payload, states=states)
         for config in configs
         for payload in payloads
         for states in (1, 2, 3, 4)
-        if full
-        or (payload, states) == ("fp32", 1)
-        or (config is configs[0] and (payload, states) in some)
+        if (payload != "fp64" or config.num_stages == 1)
+        and (
+            full
+            or (payload, states) == ("fp32", 1)
+            or (config is configs[0] and (payload, states) in some)
+        )
     ]
-    unaligned = configs if full else configs[:1]
-    return specs + [scan_spec(name, kernel, config, aligned=False) for config in unaligned]
+    specs += [
+        scan_spec(name, kernel, config, payload=payload, states=states, aligned=False)
+        for config in (configs if full else configs[:1])
+        for payload, states in (("fp32", 1), ("fp64", 3))
+        if payload != "fp64" or config.num_stages == 1
+    ]
+    return specs

@@ -157,10 +157,13 @@ def edge_dot_kernel(
     tl.store(dt + dt_at, tl.sum(acc, axis=1), mask=there)
 
 
-def scan_configs(width: int, configs: tuple[Config, ...] = CONFIGS) -> list[Config]:
-    """Those of ``configs`` that fit a payload of W columns."""
+def scan_configs(
+    width: int, dtype: torch.dtype, configs: tuple[Config, ...] = CONFIGS
+) -> list[Config]:
+    """Those of ``configs`` for a payload of W columns, accumulated in ``dtype``."""
     widest = max(power_of_2(width), min(c.width for c in configs))
-    return [c for c in configs if c.width <= widest]
+    stages = 1 if dtype == torch.float64 else 3  # prefetching doubles takes registers to the stack
+    return [c for c in configs if c.width <= widest and c.num_stages <= stages]
 
 
 def segment_scan(x: Tensor, transition: Tensor, tables: ScanTables) -> Tensor:
@@ -213,7 +216,7 @@ def _launch(
             STAGES=config.num_stages, num_warps=config.num_warps,
         )  # fmt: skip
 
-    configs = scan_configs(width)
+    configs = scan_configs(width, c.dtype)
     if row_of is not None:
         configs = configs[:1]  # timing would run the scan, which is in place, many times
     levels = max(1, tables.level_ptr.numel() - 1)
@@ -248,7 +251,7 @@ def _dot(c: Tensor, dx: Tensor, line_in: Tensor, line_out: Tensor, line_id: Tens
     dt = c.new_empty(lines, heads, states, states)
     if dt.numel() == 0 or width == 0:
         return dt.zero_()
-    config = scan_configs(width, DOT_CONFIGS)[0]
+    config = scan_configs(width, c.dtype, DOT_CONFIGS)[0]
     grid = (triton.cdiv(lines, config.rows) * heads, states, states)
     with on_device(c):
         edge_dot_kernel[grid](
