@@ -108,7 +108,7 @@ def walk_traffic(line_graph: LineGraph, s: Sizes) -> dict[str, Traffic]:
 
 def dense_traffic(line_graph: LineGraph, s: Sizes) -> dict[str, Traffic]:
     """The dense kernels on one line graph (each edge of a level above 0 is one row step)."""
-    n, e, l, h, k, v, width, _ = s
+    n, e, l, h, k, v, _, _ = s
     seg = segments(line_graph)
     parts = int(seg.num_nodes.size)
     tables = _INDEX * h * (5 * parts + n + 5 * e + 2 * l)
