@@ -1,5 +1,6 @@
 """pLSTM for PyTorch Geometric: linear recurrences on the line graphs of directed acyclic graphs."""
 
+from plstm_graph.backends import backends
 from plstm_graph.dag import LineGraph, grid_line_graph
 from plstm_graph.data import LineGraphData
 from plstm_graph.nn import PLSTM, PLSTMBlock, PLSTMConv
@@ -15,6 +16,7 @@ __all__ = [
     "PLSTMBlock",
     "PLSTMConv",
     "ToLineGraph",
+    "backends",
     "dag_scan",
     "grid_line_graph",
     "plstm",

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.ops.triton.common import unavailable
 
 FORMS = ("auto", "naive", "parallel", "levelwise")
-BACKENDS = ("auto", "torch")
+BACKENDS = ("auto", "torch", "triton")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -53,6 +54,20 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], letters: str
         )
 
 
+def resolve_backend(backend: str, device: torch.device) -> str:
+    """``"torch"`` or ``"triton"``: auto takes Triton on GPUs, where it can be imported.
+
+    Raises:
+        ValueError: if ``backend`` is triton and no kernel can run on ``device``.
+    """
+    if backend == "torch" or (backend == "auto" and device.type != "cuda"):
+        return "torch"
+    reason = unavailable(device)
+    if backend == "triton" and reason is not None:
+        raise ValueError(f"backend='triton' cannot run here: {reason}")
+    return "torch" if reason is not None else "triton"
+
+
 def check_plstm(
     query: Tensor,
     key: Tensor,
@@ -68,6 +83,8 @@ def check_plstm(
     """Raise ``ValueError`` unless the arguments of ``plstm`` fit together."""
     _check_choice("form", form, FORMS)
     _check_choice("backend", backend, BACKENDS)
+    if (form, backend) == ("naive", "triton"):
+        raise ValueError("expected backend 'auto' or 'torch' for form='naive', got 'triton'")
     _check_line_graph(line_graph)
     names = ("query", "key", "value", "source", "transition", "mark", "direct")
     tensors = dict(zip(names, (query, key, value, source, transition, mark, direct)))

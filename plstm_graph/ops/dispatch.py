@@ -11,6 +11,13 @@ cut into buckets of similar size, and larger ones are scanned together. A batch 
 both kinds occur; one that goes levelwise as a whole carries the smaller of its two payloads
 (:func:`plstm_graph.ops.levelwise.payload_of`).
 
+**Backends.** ``backend="auto"`` is ``"triton"`` for tensors on a GPU (CUDA or ROCm) where triton
+can be imported, and ``"torch"`` elsewhere; ``plstm_graph.backends()`` tells. With Triton, the
+forms auto and levelwise are the fused kernel (source, scan and readout in one launch), and
+parallel scans gating rows, one launch a bucket: a scan reads a row of E once per line edge where
+a dense solve reads it E times, so no triangular solve is left. Keys wider than the fused kernel
+takes go through torch under ``backend="auto"``.
+
 **State tracking.** J x J transitions are scalar ones on a line graph whose edges are repeated J
 times, with J^2 line edges for each one: that graph goes through the same forms.
 """
@@ -24,11 +31,13 @@ from plstm_graph.dag.expand import expand_states
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.segments import bucket_cost, segments
 from plstm_graph.dag.split import SubGraph, subgraph
-from plstm_graph.ops.checks import check_plstm, check_scan
+from plstm_graph.ops.checks import check_plstm, check_scan, resolve_backend
 from plstm_graph.ops.levelwise import payload_of
 from plstm_graph.ops.naive import naive_plstm
-from plstm_graph.ops.propagate import propagate, tables_of
+from plstm_graph.ops.propagate import SEGMENTS, propagate, tables_of
 from plstm_graph.ops.scan import levelwise_dag_scan
+from plstm_graph.ops.triton.common import MAX_KEY_SIZE, unavailable
+from plstm_graph.ops.triton.dag_scan import tables_of_scan, triton_dag_scan
 
 #: Microseconds per element of a part's states.
 STATE_COST = 1.2e-2
@@ -83,7 +92,16 @@ def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -
             for form, sub in _plan_auto(directed, heads, key_size, value_size):
                 whole = directed if sub is None else sub.line_graph
                 tables_of(whole, _inner_form(form, whole, heads, key_size, value_size), heads)
+            if unavailable(line_graph.device) is None:
+                _prepare_triton(directed)
     return line_graph
+
+
+def _prepare_triton(line_graph: LineGraph) -> None:
+    from plstm_graph.ops.triton import fused
+
+    fused.tables_of(line_graph)
+    tables_of_scan(line_graph)
 
 
 def _inner_form(form: str, line_graph: LineGraph, heads: int, k: int, v: int) -> str:
@@ -120,12 +138,19 @@ def _check_dense(line_graph: LineGraph, heads: int) -> None:
         )
 
 
-def _run(form: str, inputs: tuple[Tensor, ...], line_graph: LineGraph, scale: float) -> Tensor:
+def _run(
+    form: str,
+    inputs: tuple[Tensor, ...],
+    line_graph: LineGraph,
+    scale: float,
+    backend: str = "torch",
+) -> Tensor:
     if form == "auto":
         return _auto(inputs, line_graph, scale)
-    if form == "parallel" and ("tables", "dense", inputs[0].size(1)) not in line_graph._cache:
-        _check_dense(line_graph, inputs[0].size(1))
-    inner = _inner_form(form, line_graph, *inputs[0].shape[1:], inputs[2].size(2))
+    heads, k, v = inputs[0].size(1), inputs[0].size(2), inputs[2].size(2)
+    inner = SEGMENTS if backend == "triton" else _inner_form(form, line_graph, heads, k, v)
+    if form == "parallel" and ("tables", inner, heads) not in line_graph._cache:
+        _check_dense(line_graph, heads)
     return propagate(inputs, line_graph, scale=scale, form=inner)
 
 
@@ -172,17 +197,25 @@ def plstm(
         line_graph: the DAG with its line graph.
         scale: multiplies the query, in the direct term too.
         form: ``"auto"`` (by cost, see the module), ``"naive"``, ``"parallel"``, ``"levelwise"``.
-        backend: ``"auto"`` or ``"torch"``.
+        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"``.
 
     Returns:
         [N, H, V] in the dtype of ``value``. float32 and float64 compute in their own precision,
         bfloat16 and float16 in float32.
 
     Raises:
-        ValueError: on a wrong shape, dtype, device, form or backend.
+        ValueError: on a wrong shape, dtype, device, form or backend, and if ``"triton"`` cannot
+            run here.
     """
     inputs = (query, key, value, source, transition, mark, direct)
     check_plstm(*inputs, line_graph, form, backend)
+    if backend == "auto" and (form == "naive" or key.size(2) > MAX_KEY_SIZE):
+        backend = "torch"
+    backend = resolve_backend(backend, line_graph.device)
+    if backend == "triton" and form != "parallel":
+        from plstm_graph.ops.triton.fused import fused_plstm
+
+        return fused_plstm(*inputs, line_graph, scale=scale)
     dtype = _compute_dtype(*inputs)
     query, key, value_, source, transition, mark, direct = (x.to(dtype) for x in inputs)
     if form == "naive":
@@ -195,7 +228,7 @@ def plstm(
     inputs = (query, key, value_, source, transition, mark, direct)
     # The recurrence accumulates in its own precision, whatever autocast would make of products.
     with torch.autocast(value.device.type, enabled=False):
-        return _run(form, inputs, line_graph, scale).to(value.dtype)
+        return _run(form, inputs, line_graph, scale, backend).to(value.dtype)
 
 
 def dag_scan(
@@ -216,19 +249,21 @@ def dag_scan(
         transition: [L, H], or [L, H, J, J].
         line_graph: the DAG with its line graph.
         reverse: run along the reversed line graph with transposed transitions: the adjoint scan.
-        backend: ``"auto"`` or ``"torch"``.
+        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"``.
 
     Returns:
         c, the shape and dtype of x.
 
     Raises:
-        ValueError: on a wrong shape, dtype, device or backend.
+        ValueError: on a wrong shape, dtype, device or backend, and if ``"triton"`` cannot run here.
     """
     check_scan(x, transition, line_graph, backend)
     if reverse:
         line_graph = line_graph.reverse()
         if transition.dim() == 4:
             transition = transition.mT
+    if resolve_backend(backend, line_graph.device) == "triton":
+        return triton_dag_scan(x, transition, line_graph).to(x.dtype)
     dtype = _compute_dtype(x, transition)
     payload, transition = x.to(dtype), transition.to(dtype)
     if x.dim() == 3:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from plstm_graph.dag.buckets import BucketPlan
 from plstm_graph.dag.schedule import LevelSchedule
-from plstm_graph.ops.scan import scan_levels_
+from plstm_graph.ops.scan import edge_dot, scan_levels_
 
 
 class Saved(NamedTuple):
@@ -49,6 +49,8 @@ class Saved(NamedTuple):
 #: solve_(i, rows, adjoint): multiply the rows [B * H, E, n] of bucket i by (I - T)^-1, or by its
 #: transpose, in place.
 Solver = Callable[[int, Tensor, bool], None]
+#: dot(left, right, i, j): <left[i], right[j]> for each pair of rows.
+Dot = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def _stacks(buffer: Tensor, plan: BucketPlan, heads: int, row: int, column: int) -> list[Tensor]:
@@ -153,7 +155,13 @@ def gated_attention(
 
 
 def gated_attention_backward(
-    grad: Tensor, mark: Tensor, scale: float, plan: BucketPlan, solve_: Solver, saved: Saved
+    grad: Tensor,
+    mark: Tensor,
+    scale: float,
+    plan: BucketPlan,
+    solve_: Solver,
+    saved: Saved,
+    dot: Dot = edge_dot,
 ) -> tuple[Tensor, ...]:
     """Gradients of query, key, value, source, transition, mark and direct."""
     n, heads, _ = grad.shape
@@ -206,9 +214,7 @@ def gated_attention_backward(
         torch.linalg.vecdot(x_rows, y_rows, out=dm)
         x_rows.mul_(m[:, None])
         solve_(i, x, True)
-        dtransition.append(
-            torch.linalg.vecdot(y_rows.index_select(0, l_in), x_rows.index_select(0, l_out))
-        )
+        dtransition.append(dot(y_rows, x_rows, l_in, l_out))
     lines_total = plan.line_position.numel()
     dt = torch.cat(dtransition) if dtransition else mark.new_zeros(0)
     return (

@@ -28,9 +28,13 @@ from plstm_graph.ops.parallel import (
     gated_attention_backward,
     scan_solver,
 )
+from plstm_graph.ops.scan import edge_dot
+from plstm_graph.ops.triton.tables import ScanTables, bucket_tables
 
 #: The forms of this module: dense gating rows, scanned gating rows, scanned states.
 FORMS = ("dense", "rows", "states")
+#: One more, where Triton kernels can run: gating rows, one program per segment, head and tile.
+SEGMENTS = "segments"
 
 _PLAN, _SCHEDULE = len(BucketPlan._fields), len(LevelSchedule._fields)
 
@@ -45,8 +49,11 @@ def tables_of(line_graph: LineGraph, form: str, heads: int) -> list[Tensor]:
                 "one; call plstm_graph.ops.prepare(line_graph, ...) before the compiled function"
             )
         tables: list[Tensor] = []
-        if form in ("dense", "rows"):
-            tables += bucket_plan(line_graph, heads, split=form == "dense")
+        if form in ("dense", "rows", SEGMENTS):
+            tables += bucket_plan(line_graph, heads, split=form != "rows")
+        if form == SEGMENTS:
+            forward, backward, *rest = bucket_tables(line_graph, heads)
+            tables += [*forward, *backward, *rest]
         if form in ("rows", "states"):
             tables += [*level_schedule(line_graph), *level_schedule(line_graph.reverse())]
         if form == "states":
@@ -70,7 +77,26 @@ def _solver(form: str, transition: Tensor, tables: Sequence[Tensor]) -> tuple[Bu
     plan = BucketPlan(*tables[:_PLAN])
     if form == "dense":
         return plan, dense_solver(transition, plan)
+    if form == SEGMENTS:
+        return plan, _segment_solver(transition, tables[_PLAN:])
     return plan, scan_solver(transition, plan, *_schedules(tables[_PLAN:]))
+
+
+def _segment_solver(transition: Tensor, tables: Sequence[Tensor]) -> Solver:
+    """One launch for the gating rows of all segments of a bucket."""
+    from plstm_graph.ops.triton.segment_scan import segment_scan_rows_
+
+    n = len(ScanTables._fields)
+    there, back = ScanTables(*tables[:n]), ScanTables(*tables[n : 2 * n])
+    row_of, bucket_ptr = tables[2 * n :]
+    ends = bucket_ptr.tolist()
+
+    def solve_(i: int, rows: Tensor, adjoint: bool) -> None:
+        scan = back if adjoint else there
+        scan = scan._replace(segment_ptr=scan.segment_ptr[ends[i] : ends[i + 1] + 1])
+        segment_scan_rows_(rows.view(-1, rows.size(2)), transition, row_of, scan)
+
+    return solve_
 
 
 Kept = tuple[BucketPlan, Solver, Saved] | None
@@ -98,7 +124,10 @@ def _backward(
     if form == "states":
         return states_backward(grad, inputs, scale, _state_tables(tables))
     plan, solve_, saved = kept or _forward(inputs, scale, form, tables)[1]
-    return gated_attention_backward(grad, inputs[5], scale, plan, solve_, saved)
+    dot = edge_dot
+    if form == SEGMENTS:
+        from plstm_graph.ops.triton.segment_scan import row_dot as dot
+    return gated_attention_backward(grad, inputs[5], scale, plan, solve_, saved, dot)
 
 
 class _Propagate(torch.autograd.Function):
@@ -194,7 +223,7 @@ propagate_op.register_autograd(_autograd_backward, setup_context=_setup_context)
 def propagate(
     inputs: Sequence[Tensor], line_graph: LineGraph, *, scale: float, form: str
 ) -> Tensor:
-    """Query, key, value, source, transition, mark, direct -> [N, H, V], by one of ``FORMS``."""
+    """The layer by one of ``FORMS`` or ``SEGMENTS``: seven tensors of ``plstm`` -> [N, H, V]."""
     if torch.compiler.is_compiling():
         return propagate_op(*inputs, scale, form, tables_of(line_graph, form, inputs[0].size(1)))
     return _Propagate.apply(*inputs, scale, form, line_graph)

@@ -1,0 +1,205 @@
+"""What compilers make of the Triton kernels, and what bounds their time. Needs no GPU.
+
+    python -m experiments.kernel_report [--out experiments/results/kernel_report.json] [--sample]
+
+Compiles every shipped configuration for sm_80, sm_90, sm_100 and gfx942 (some twenty minutes on one
+core the first time; triton caches it), or with --sample every block shape and every variant, but
+not their product. Prints for each kernel and target the worst over its configurations; the file has
+each one. Then bytes moved and floating-point operations of a launch for three workloads, and the
+time that a device with 3.0 TB/s and 60 TFLOP/s (float32) cannot beat. Nothing here is a
+measurement of speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch_geometric.data import Batch
+
+from experiments.benchmark import HEADS, SIZE, molecule_like, random_dag
+from experiments.reporting import command_line, write_json
+from plstm_graph import LineGraph, grid_line_graph
+from plstm_graph.ops.triton import aot
+from plstm_graph.ops.triton.common import interpreting
+from plstm_graph.ops.triton.dense_tables import dense_fits
+from plstm_graph.ops.triton.fused_tables import walk_kind
+from plstm_graph.ops.triton.fused_traffic import (
+    Sizes,
+    Traffic,
+    dense_traffic,
+    sizes_of,
+    walk_traffic,
+)
+
+BANDWIDTH, FLOPS = 3.0e12, 60e12
+#: Registers, warps, programs and shared memory of a multiprocessor; registers come in multiples of
+#: 8 for each thread.
+MULTIPROCESSOR = {
+    "sm_80": (65536, 64, 32, 164 << 10),
+    "sm_90": (65536, 64, 32, 228 << 10),
+    "sm_100": (65536, 64, 32, 228 << 10),
+    "gfx942": (131072, 32, 32, 64 << 10),
+}
+
+
+def occupancy(compiled: aot.Compiled) -> float:
+    """Upper bound of the share of warps that a multiprocessor can hold of this kernel."""
+    registers, most_warps, most_programs, shared = MULTIPROCESSOR[compiled.target]
+    warps = compiled.threads // aot.TARGETS[compiled.target][2]
+    used = -(-max(1, compiled.registers) // 8) * 8 * compiled.threads
+    programs = min(most_programs, most_warps // warps, registers // used)
+    if compiled.shared:
+        programs = min(programs, shared // compiled.shared)
+    return programs * warps / most_warps
+
+
+def compile_rows(specs: list[aot.KernelSpec], targets: list[str]) -> list[dict]:
+    """One row for each configuration and target."""
+    rows = []
+    for compiled in aot.compile_all(specs, targets):
+        rows.append(
+            {
+                "kernel": compiled.name.partition("[")[0],
+                "configuration": compiled.name.partition("[")[2].rstrip("]"),
+                "target": compiled.target,
+                "registers": compiled.registers,
+                "stack": compiled.stack,
+                "spills": compiled.spills,
+                "shared": compiled.shared,
+                "threads": compiled.threads,
+                "occupancy": round(occupancy(compiled), 3),
+            }
+        )
+        if len(rows) % 100 == 0:
+            print(f"{len(rows)} of {len(specs) * len(targets)} compiled", file=sys.stderr)
+    return rows
+
+
+def workloads() -> dict[str, LineGraph]:
+    """64 molecules, 256 grids of 14 x 14, one DAG of 100,000 edges."""
+    rng = np.random.default_rng(0)
+    molecules = Batch.from_data_list([molecule_like(rng) for _ in range(64)])
+    grid = grid_line_graph(14, 14)
+    shift = torch.arange(256)[:, None]
+    edges, lines = (
+        (index[:, None, :] + shift * size).flatten(1)
+        for index, size in ((grid.edge_index, grid.num_nodes), (grid.line_index, grid.num_edges))
+    )
+    batch = torch.arange(256).repeat_interleave(grid.num_nodes)
+    return {
+        "64 molecules": LineGraph.from_edge_index(
+            molecules.edge_index, molecules.num_nodes, batch=molecules.batch
+        ),
+        "256 grids 14 x 14": LineGraph(batch.numel(), edges, lines, node_batch=batch),
+        "one DAG, 100,000 edges": random_dag(50_000, 100_000, 500, 0),
+    }
+
+
+def scan_traffic(s: Sizes) -> dict[str, Traffic]:
+    """A scan of states by itself (its input written by another kernel), and the dots of dT; index
+    tables, a few entries for each state, are left out."""
+    state = s.heads * s.k * s.v
+    scan = s.wide * (state * (2 * s.edges + s.lines) + s.heads * s.lines)
+    dot = s.wide * (2 * state * s.lines + s.heads * s.lines)
+    return {
+        "segment_scan, level_scan": Traffic(scan, scan, 2 * state * s.lines),
+        "edge_dot": Traffic(dot, dot, 2 * state * s.lines),
+    }
+
+
+def traffic_rows(graphs: dict[str, LineGraph]) -> list[dict]:
+    """One row for each workload and kernel; H = 4, K = V = 24, float32."""
+    rows = []
+    for workload, line_graph in graphs.items():
+        s = sizes_of(line_graph, HEADS, SIZE, SIZE)
+        kernels = {**walk_traffic(line_graph, s), **scan_traffic(s)}
+        if dense_fits(line_graph):
+            kernels = {**dense_traffic(line_graph, s), **kernels}
+        for name, t in kernels.items():
+            seconds = max(t.bytes / BANDWIDTH, t.flops / FLOPS)
+            rows.append(
+                {
+                    "workload": workload,
+                    "nodes": s.nodes,
+                    "edges": s.edges,
+                    "line_edges": s.lines,
+                    "walk": walk_kind(line_graph),
+                    "kernel": name,
+                    "bytes": t.bytes,
+                    "over_least": round(t.bytes / t.least, 3),
+                    "flops": t.flops,
+                    "roofline_us": round(1e6 * seconds, 2),
+                    "bound": "memory" if seconds * FLOPS > t.flops else "arithmetic",
+                }
+            )
+    return rows
+
+
+def worst(rows: list[dict]) -> list[dict]:
+    """Each kernel and target once, with the largest figures of its configurations."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["kernel"], row["target"]), []).append(row)
+    return [
+        {
+            "kernel": kernel,
+            "target": target,
+            "configurations": len(group),
+            **{
+                key: max(row[key] for row in group)
+                for key in ("registers", "stack", "spills", "shared")
+            },
+            "occupancy": f"{min(r['occupancy'] for r in group):.2f} to "
+            f"{max(r['occupancy'] for r in group):.2f}",
+        }
+        for (kernel, target), group in groups.items()
+    ]
+
+
+def show(title: str, rows: list[dict]) -> None:
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        cells = (f"{x:,}" if isinstance(x, int) else str(x) for x in row.values())
+        table.add_row(*cells)
+    Console(width=160).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--sample", action="store_true", help="each shape and variant once")
+    parser.add_argument("--modules", nargs="+", default=list(aot.MODULES))
+    parser.add_argument("--targets", nargs="+", default=list(aot.TARGETS), choices=aot.TARGETS)
+    arguments = parser.parse_args()
+    if interpreting():
+        raise SystemExit("kernels are interpreted here, not compiled: unset TRITON_INTERPRET")
+    # Without a choice, Triton warns that its default for fused multiply-add will change.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    traffic = traffic_rows(workloads())
+    show(
+        "Bytes and operations of a launch (H = 4, K = V = 24, float32); least: see fused_traffic",
+        traffic,
+    )
+    specs = aot.shipped(arguments.modules, full=not arguments.sample)
+    compiled = compile_rows(specs, arguments.targets)
+    show("Resources: the worst of each kernel's configurations", worst(compiled))
+    bad = [row for row in compiled if row["stack"] or row["spills"]]
+    print(f"{len(compiled)} compiled, {len(bad)} with a stack or spills")
+    if arguments.out is not None:
+        report = {"command": command_line(), "sample": arguments.sample, "traffic": traffic}
+        write_json(arguments.out, {**report, "worst": worst(compiled), "compiled": compiled})
+    if bad:
+        raise SystemExit(f"expected no stack and no spills, got {bad}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Compile kernels ahead of time, without a GPU, and read what the compiler made of them.
+
+``python -m plstm_graph.ops.triton.aot`` compiles every shipped configuration for every target and
+prints one line of JSON each. A *shipped* configuration is one that a launcher may pick: each module
+of ``MODULES`` lists its own in ``shipped()``. Not for processes with TRITON_INTERPRET=1, where a
+kernel is Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Modules of this package with a function ``shipped(full) -> list[KernelSpec]``.
+MODULES = ("segment_scan", "level_scan", "fused_specs")
+
+#: Name of a target -> (backend, architecture, threads of a warp).
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+
+#: Pointers and whole numbers of a spec that end in this mark are known to be divisible by 16, as
+#: the launcher finds them for aligned tensors and sizes.
+ALIGNED = "/16"
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One configuration of a kernel.
+
+    Attributes:
+        name: e.g. ``segment_scan[fp32,J=1,16x64]``.
+        kernel: the function under ``triton.jit``.
+        types: type of each argument that is not constexpr: ``*fp32``, ``i32``, ``i64``, ``fp32``,
+            with the suffix ``/16`` if divisible by 16.
+        constexprs: values of the others (a stride that is 1 belongs here: launchers specialise).
+        num_warps, num_stages: launch options.
+        rereads: whether a program reads global memory that it wrote (a barrier is needed).
+        max_registers: bound of registers of a thread, where the launcher gives one (NVIDIA).
+    """
+
+    name: str
+    kernel: Any
+    types: Mapping[str, str]
+    constexprs: Mapping[str, Any] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 1
+    rereads: bool = False
+    max_registers: int | None = None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a spec; sizes in bytes, registers per thread."""
+
+    name: str
+    target: str
+    registers: int
+    stack: int
+    spills: int
+    shared: int
+    threads: int
+    rereads: bool
+    asm: str = field(repr=False)
+
+
+def shipped(modules: Iterable[str] = MODULES, *, full: bool = True) -> list[KernelSpec]:
+    """Every configuration that a launcher may pick; without ``full``, a sample that has each block
+    shape and each variant, but not their product."""
+    imported = (importlib.import_module(f"{__package__}.{name}") for name in modules)
+    return [spec for module in imported for spec in module.shipped(full)]
+
+
+def compile_spec(spec: KernelSpec, target: str) -> Compiled:
+    """Compile ``spec`` for one of ``TARGETS``."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = spec.kernel.arg_names
+    missing = set(names) ^ (set(spec.types) | set(spec.constexprs))
+    if missing:
+        raise ValueError(f"expected types and constexprs to cover {names}, got other {missing}")
+    signature = {n: spec.types.get(n, "constexpr").removesuffix(ALIGNED) for n in names}
+    attrs = {
+        (i,): [["tt.divisibility", 16]]
+        for i, n in enumerate(names)
+        if spec.types.get(n, "").endswith(ALIGNED)
+    }
+    source = ASTSource(spec.kernel, signature, dict(spec.constexprs), attrs)
+    backend, arch, warp = TARGETS[target]
+    options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages}
+    if backend == "cuda" and spec.max_registers:
+        options["maxnreg"] = spec.max_registers
+    kernel = triton.compile(source, target=GPUTarget(backend, arch, warp), options=options)
+    if backend == "cuda":
+        asm, (registers, stack, spills) = kernel.asm["ptx"], _cuda_resources(kernel.asm["cubin"])
+    else:
+        asm = kernel.asm["amdgcn"]
+        registers, stack, spills = _hip_resources(asm)
+    threads = spec.num_warps * warp
+    shared = kernel.metadata.shared
+    return Compiled(spec.name, target, registers, stack, spills, shared, threads, spec.rereads, asm)
+
+
+def _cuda_resources(cubin: bytes) -> tuple[int, int, int]:
+    """Registers, stack and local memory, from the cuobjdump that triton bundles."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [str(tool), "--dump-resource-usage", file.name],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"expected resource usage from cuobjdump, got {text!r}")
+    return tuple(int(x) for x in found.groups())
+
+
+def _hip_resources(asm: str) -> tuple[int, int, int]:
+    """Vector registers, private segment and spilled registers, from the kernel's metadata.
+
+    Scalar registers spill to lanes of vector registers, which are counted; not to memory.
+    """
+
+    def entry(key: str) -> int:
+        return int(re.search(rf"^\s*\.{key}:\s*(\d+)", asm, re.MULTILINE)[1])
+
+    return entry("vgpr_count"), entry("private_segment_fixed_size"), entry("vgpr_spill_count")
+
+
+_LABEL = re.compile(r"^([$.\w]+):")
+_STORE = re.compile(r"\b(st\.global|st\.async|red\.|global_store|buffer_store|flat_store)")
+_LOAD = re.compile(r"\b(ld\.global|cp\.async|global_load|buffer_load|flat_load)")
+_BARRIER = re.compile(r"\b(bar\.sync|barrier\.sync|barrier\.cta|s_barrier)\b")
+_BRANCH = re.compile(r"\b(?:bra(?:\.uni)?|s_c?branch\w*)\s+([$.\w]+)")
+_END = re.compile(r"\b(ret|exit|s_endpgm)\b")
+
+
+def races(asm: str) -> list[str]:
+    """Loads from global memory that a store reaches on some path without a barrier between.
+
+    A program that reads what its other threads wrote needs the barrier. The check follows the
+    control flow of PTX or AMD assembly and does not know addresses: it asks for a barrier after
+    every store, before the next load of anything. On gfx942 a barrier is enough without a wait for
+    the store as long as ``.amdhsa_tg_split`` is 0: all waves of a program then share one cache that
+    serves them in order.
+
+    Returns:
+        The offending lines; empty if there are none.
+    """
+    lines = [line.split("//")[0].split(";")[0].strip() for line in asm.splitlines()]
+    lines = [line for line in lines if line]
+    place = {match[1]: i for i, line in enumerate(lines) if (match := _LABEL.match(line))}
+    seen: set[tuple[int, bool]] = set()
+    found: dict[int, str] = {}
+    work = [(0, False)]
+    while work:
+        i, stored = work.pop()
+        while i < len(lines) and (i, stored) not in seen:
+            seen.add((i, stored))
+            line = lines[i]
+            if _BARRIER.search(line):
+                stored = False
+            elif _STORE.search(line):
+                stored = True
+            elif stored and _LOAD.search(line):
+                found[i] = line
+            branch = _BRANCH.search(line)
+            if branch and branch[1] in place:
+                work.append((place[branch[1]], stored))
+                if not line.startswith("@") and not re.search(r"s_cbranch", line):
+                    break
+            elif _END.search(line) and not line.startswith("@"):
+                break
+            i += 1
+    return [found[i] for i in sorted(found)]
+
+
+def compile_all(specs: Iterable[KernelSpec], targets: Iterable[str]) -> Iterator[Compiled]:
+    """Each spec for each target."""
+    targets = tuple(targets)
+    for spec in specs:
+        for target in targets:
+            yield compile_spec(spec, target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--modules", nargs="+", default=list(MODULES))
+    parser.add_argument("--sample", action="store_true", help="a sample of the configurations")
+    arguments = parser.parse_args()
+    # Without a choice, Triton warns that its default for fused multiply-add will change.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    for result in compile_all(
+        shipped(arguments.modules, full=not arguments.sample), arguments.targets
+    ):
+        line = asdict(result)
+        asm = line.pop("asm")
+        line["races"] = races(asm) if result.rereads else []
+        line["tg_split"] = ".amdhsa_tg_split 1" in asm
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+r"""Kernels of the dense form: a whole part of the batch on chip, one program for it and a head.
+
+For parts of up to 64 edges and nodes all matrices of the parallel form fit in registers,
+
+.. math:: Y = (I - T)^{-1} S, \qquad G = M Y + \mathrm{diag}(D), \qquad H = (Q K^\top * G) V,
+
+where S places S_e at (e, src(e)) and M places M_e at (dst(e), e); both are formed by comparing
+indices, and T by comparing predecessors slot by slot. Edges stand in topological order, so Y takes
+the place of S row by row: with I + T known, row e of the result is
+
+.. math:: Y_e = \sum_{e'} (I + T)_{e e'} Y_{e'} ,
+
+where the unit entry takes up S_e and rows before e are final: one masked sum to pick the weights
+and one to apply them, without memory. (Products (I + T)(I + T^2)(I + T^4)... need fewer steps, but
+hold three 64 x 64 operands at once and spill.) Edges of level 0 are final from the start.
+
+Only inputs, index tables and outputs cross the memory bus, each once.
+
+Backward forms Y and G again and follows :mod:`plstm_graph.ops.parallel`: with dA = dH V^T,
+dG = dA * Q K^T and W the rows dst(e) of dG,
+
+.. math::
+    X = (I - T)^{-\top} (M_e W_e)_e, \quad dS_e = X_{e, src(e)}, \quad
+    dM_e = \langle W_e, Y_e \rangle, \quad dT_l = (X Y^\top)_{e_{out}, e_{in}} ;
+
+X is the same row by row substitution, from the last edge to the first.
+
+Products of float32 matrices are formed in float32, not from rounded halves on tensor cores.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def transitions_of(
+    transition,
+    line,
+    before,
+    start,
+    degree,
+    head,
+    H,
+    dtype: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """I + T [BLOCK, BLOCK] of a part: entry (e, e') is T_l of the line edge l = (e', e).
+
+    ``start`` and ``degree`` [BLOCK] are where each edge's line edges begin, and their number.
+    """
+    row = tl.arange(0, BLOCK)
+    t = tl.where(row[:, None] == row[None, :], 1.0, 0.0).to(dtype)
+    for slot in range(tl.max(degree, 0)):
+        used = slot < degree
+        l = tl.load(line + start + slot, mask=used, other=0).to(tl.int64)
+        b = tl.load(before + start + slot, mask=used, other=-1)
+        gate = tl.load(transition + l * H + head, mask=used, other=0).to(dtype)
+        t += tl.where(row[None, :] == b[:, None], gate[:, None], 0)
+    return t
+
+
+@triton.jit
+def replace_row(rows, weights, e, BLOCK: tl.constexpr):
+    """``rows`` with row e replaced by the sum of all, weighted by column e of ``weights``."""
+    i = tl.arange(0, BLOCK)
+    weight = tl.sum(tl.where(i[None, :] == e, weights, 0), 1)
+    row = tl.sum(weight[:, None] * rows, 0)
+    return tl.where(i[:, None] == e, row[None, :], rows)
+
+
+@triton.jit
+def product(a, b, acc, BLOCK: tl.constexpr):
+    """acc + a b, [*, BLOCK] x [BLOCK, *]; large ones in two halves (even and odd terms), since
+    the operands of a product are held in registers."""
+    if BLOCK < 64:
+        acc = tl.dot(a, b, acc=acc, input_precision="ieee", out_dtype=acc.dtype)
+    else:
+        a_even, a_odd = tl.split(tl.reshape(a, [a.shape[0], BLOCK // 2, 2]))
+        b_even, b_odd = tl.split(tl.trans(tl.reshape(b, [BLOCK // 2, 2, b.shape[1]]), 0, 2, 1))
+        acc = tl.dot(a_even, b_even, acc=acc, input_precision="ieee", out_dtype=acc.dtype)
+        acc = tl.dot(a_odd, b_odd, acc=acc, input_precision="ieee", out_dtype=acc.dtype)
+    return acc
+
+
+@triton.jit(do_not_specialize=["first_part", "H", "K_UNITS", "V_UNITS"])
+def dense_forward_kernel(
+    query,  # [N, H, K]
+    key,  # [N, H, K]
+    value,  # [N, H, V]
+    source,  # [E, H]
+    transition,  # [L, H]
+    mark,  # [E, H]
+    direct,  # [N, H]
+    out,  # [N, H, V]
+    node_ptr,
+    node,
+    edge_ptr,
+    edge,
+    src,
+    dst,
+    line_ptr,
+    line,
+    before,
+    free,
+    first_part,
+    H,
+    K_UNITS,
+    V_UNITS,
+    SCALE: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    K, V = K_UNITS * ALIGN, V_UNITS * ALIGN
+    part = first_part + tl.program_id(0) // H
+    head = tl.cast(tl.program_id(0) % H, tl.int64)
+    first = tl.load(edge_ptr + part)
+    edges = tl.load(edge_ptr + part + 1) - first
+    i = tl.arange(0, BLOCK)
+    edge_in = i < edges
+    e = tl.load(edge + first + i, mask=edge_in, other=0).to(tl.int64) * H + head
+    at_src = tl.load(src + first + i, mask=edge_in, other=-1)
+    at_dst = tl.load(dst + first + i, mask=edge_in, other=-1)
+    start = tl.load(line_ptr + first + i, mask=edge_in, other=0)
+    degree = tl.load(line_ptr + first + 1 + i, mask=edge_in, other=0) - start
+    t = transitions_of(transition, line, before, start, degree, head, H, DTYPE, BLOCK)
+    t = tl.trans(t)
+    s = tl.load(source + e, mask=edge_in, other=0).to(DTYPE)
+    y = tl.where(at_src[:, None] == i[None, :], s[:, None], 0)
+    for row in range(tl.load(free + part), edges):
+        y = replace_row(y, t, row, BLOCK)
+
+    first_node = tl.load(node_ptr + part)
+    node_in = i < tl.load(node_ptr + part + 1) - first_node
+    n = tl.load(node + first_node + i, mask=node_in, other=0).to(tl.int64) * H + head
+    d = tl.load(direct + n, mask=node_in, other=0).to(DTYPE)
+    m = tl.load(mark + e, mask=edge_in, other=0).to(DTYPE)
+    marks = tl.where(i[:, None] == at_dst[None, :], m[None, :], 0)
+    g = tl.where(i[:, None] == i[None, :], d[:, None], 0)
+    g = product(marks, y, g, BLOCK)
+
+    k, v = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_V)
+    k_in = node_in[:, None] & (k < K)[None, :]
+    v_in = node_in[:, None] & (v < V)[None, :]
+    at_k, at_v = n[:, None] * K + k[None, :], n[:, None] * V + v[None, :]
+    q_n = tl.load(query + at_k, mask=k_in, other=0).to(DTYPE) * SCALE
+    k_n = tl.load(key + at_k, mask=k_in, other=0).to(DTYPE)
+    scores = tl.dot(q_n, tl.trans(k_n), input_precision="ieee", out_dtype=DTYPE)
+    v_n = tl.load(value + at_v, mask=v_in, other=0).to(DTYPE)
+    h = product(scores * g, v_n, tl.zeros([BLOCK, BLOCK_V], DTYPE), BLOCK)
+    tl.store(out + at_v, h, mask=v_in)
+
+
+@triton.jit(do_not_specialize=["first_part", "H", "K_UNITS", "V_UNITS"])
+def dense_backward_kernel(
+    query,  # [N, H, K]
+    key,  # [N, H, K]
+    value,  # [N, H, V]
+    source,  # [E, H]
+    transition,  # [L, H]
+    mark,  # [E, H]
+    direct,  # [N, H]
+    grad,  # [N, H, V]
+    d_query,  # [N, H, K]
+    d_key,  # [N, H, K]
+    d_value,  # [N, H, V]
+    d_source,  # [E, H]
+    d_transition,  # [L, H]
+    d_mark,  # [E, H]
+    d_direct,  # [N, H]
+    node_ptr,
+    node,
+    edge_ptr,
+    edge,
+    src,
+    dst,
+    line_ptr,
+    line,
+    before,
+    free,
+    first_part,
+    H,
+    K_UNITS,
+    V_UNITS,
+    SCALE: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    K, V = K_UNITS * ALIGN, V_UNITS * ALIGN
+    part = first_part + tl.program_id(0) // H
+    head = tl.cast(tl.program_id(0) % H, tl.int64)
+    first = tl.load(edge_ptr + part)
+    edges = tl.load(edge_ptr + part + 1) - first
+    i = tl.arange(0, BLOCK)
+    edge_in = i < edges
+    e = tl.load(edge + first + i, mask=edge_in, other=0).to(tl.int64) * H + head
+    at_src = tl.load(src + first + i, mask=edge_in, other=-1)
+    at_dst = tl.load(dst + first + i, mask=edge_in, other=-1)
+    start = tl.load(line_ptr + first + i, mask=edge_in, other=0)
+    degree = tl.load(line_ptr + first + 1 + i, mask=edge_in, other=0) - start
+    t = transitions_of(transition, line, before, start, degree, head, H, DTYPE, BLOCK)
+    t_transposed = tl.trans(t)
+    s = tl.load(source + e, mask=edge_in, other=0).to(DTYPE)
+    y = tl.where(at_src[:, None] == i[None, :], s[:, None], 0)
+    for row in range(tl.load(free + part), edges):
+        y = replace_row(y, t_transposed, row, BLOCK)
+
+    first_node = tl.load(node_ptr + part)
+    node_in = i < tl.load(node_ptr + part + 1) - first_node
+    n = tl.load(node + first_node + i, mask=node_in, other=0).to(tl.int64) * H + head
+    k, v = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_V)
+    k_in = node_in[:, None] & (k < K)[None, :]
+    v_in = node_in[:, None] & (v < V)[None, :]
+    at_k, at_v = n[:, None] * K + k[None, :], n[:, None] * V + v[None, :]
+    d = tl.load(direct + n, mask=node_in, other=0).to(DTYPE)
+    m = tl.load(mark + e, mask=edge_in, other=0).to(DTYPE)
+    marks = tl.where(i[:, None] == at_dst[None, :], m[None, :], 0)
+    g = tl.where(i[:, None] == i[None, :], d[:, None], 0)
+    g = tl.dot(marks, y, acc=g, input_precision="ieee", out_dtype=DTYPE)
+    q_n = tl.load(query + at_k, mask=k_in, other=0).to(DTYPE) * SCALE
+    k_n = tl.load(key + at_k, mask=k_in, other=0).to(DTYPE)
+    scores = tl.dot(q_n, tl.trans(k_n), input_precision="ieee", out_dtype=DTYPE)
+    h_n = tl.load(grad + at_v, mask=v_in, other=0).to(DTYPE)
+    dv = tl.dot(tl.trans(scores * g), h_n, input_precision="ieee", out_dtype=DTYPE)
+    tl.store(d_value + at_v, dv, mask=v_in)
+    v_n = tl.load(value + at_v, mask=v_in, other=0).to(DTYPE)
+    da = tl.dot(h_n, tl.trans(v_n), input_precision="ieee", out_dtype=DTYPE)
+    dg = da * scores
+    da *= g
+    dq = tl.dot(da, k_n, input_precision="ieee", out_dtype=DTYPE) * SCALE
+    tl.store(d_query + at_k, dq, mask=k_in)
+    dk = tl.dot(tl.trans(da), q_n, input_precision="ieee", out_dtype=DTYPE)
+    tl.store(d_key + at_k, dk, mask=k_in)
+    tl.store(d_direct + n, tl.sum(tl.where(i[:, None] == i[None, :], dg, 0), 1), mask=node_in)
+
+    ends = tl.where(at_dst[:, None] == i[None, :], 1.0, 0.0).to(DTYPE)
+    x = tl.dot(ends, dg, input_precision="ieee", out_dtype=DTYPE)
+    tl.store(d_mark + e, tl.sum(x * y, 1), mask=edge_in)
+    x *= m[:, None]
+    for step in range(0, edges):
+        x = replace_row(x, t, edges - 1 - step, BLOCK)
+    ds = tl.sum(tl.where(at_src[:, None] == i[None, :], x, 0), 1)
+    tl.store(d_source + e, ds, mask=edge_in)
+    dt = tl.dot(x, tl.trans(y), input_precision="ieee", out_dtype=DTYPE)
+    for slot in range(tl.max(degree, 0)):
+        used = slot < degree
+        l = tl.load(line + start + slot, mask=used, other=0).to(tl.int64)
+        b = tl.load(before + start + slot, mask=used, other=-1)
+        dt_l = tl.sum(tl.where(i[None, :] == b[:, None], dt, 0), 1)
+        tl.store(d_transition + l * H + head, dt_l, mask=used)

@@ -1,0 +1,208 @@
+r"""``fused_plstm``: outer product, scan and readout of the layer in one kernel.
+
+The forward moves the inputs, the outputs, one write of each state and one read of a state per
+line edge; the edge inputs S k v^T of a scan never exist. States have to be written because
+successors read them; ``recompute=True`` drops them after the forward and forms them again in
+backward, where the adjoint states then take their place. Kernels and derivations are in
+:mod:`.fused_kernels`, the order of the walk in :mod:`.fused_tables`.
+
+Where :mod:`.dense` fits, it is used instead: then not even the states are written.
+
+Every sum is formed in one program, in a fixed order, or added up over tiles of V by one reduction:
+results are bitwise repeatable. State tracking goes through the graph with J copies of each edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from plstm_graph.dag.expand import expand_states
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.ops.triton import dense
+from plstm_graph.ops.triton.common import accumulator, on_device
+from plstm_graph.ops.triton.dense_tables import dense_fits
+from plstm_graph.ops.triton.fused_backward import fused_backward
+from plstm_graph.ops.triton.fused_common import (
+    REGISTERS,
+    differentiable_grads,
+    launch_options,
+    tile_of,
+)
+from plstm_graph.ops.triton.fused_kernels import fused_forward_kernel
+from plstm_graph.ops.triton.fused_tables import Walk, walk_tables
+
+_WALK = len(Walk._fields)
+
+
+def tables_of(line_graph: LineGraph) -> list[Tensor]:
+    """The tables of the walk, cached on ``line_graph`` with those of the dense form, if it fits."""
+    if "dense_fits" not in line_graph._cache:
+        if torch.compiler.is_compiling():
+            raise ValueError(
+                "expected a prepared line_graph under torch.compile, got a bare one; call "
+                "plstm_graph.ops.prepare(line_graph, ...) before the compiled function"
+            )
+        line_graph._cache["dense_fits"] = dense_fits(line_graph)
+        if line_graph._cache["dense_fits"]:
+            dense.tables_of(line_graph)
+    return walk_tables(line_graph)
+
+
+@torch.library.custom_op("plstm_graph::fused_plstm", mutates_args=())
+def fused_plstm_op(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    scale: float,
+    recompute: bool,
+    tables: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Outputs [N, H, V] and states [E, H, K, V] (empty with ``recompute``)."""
+    inputs = [x.contiguous() for x in (query, key, value, source, transition, mark, direct)]
+    walk = Walk(*tables[:_WALK])
+    _, heads, k = query.shape
+    v = value.size(2)
+    out = torch.empty_like(inputs[2])
+    states = value.new_empty((source.size(0), heads, k, v), dtype=accumulator(*inputs))
+    if out.numel():
+        tile = tile_of(k, v)
+        tiles = -(-v // tile.block_v)
+        with on_device(out):
+            for first, runs in walk.steps.tolist():
+                fused_forward_kernel[(runs * heads, tiles)](
+                    *inputs,
+                    out,
+                    states,
+                    *walk[:-1],
+                    first,
+                    heads,
+                    k,
+                    v // tile.align,
+                    SCALE=scale,
+                    ALIGN=tile.align,
+                    BLOCK_K=tile.block_k,
+                    BLOCK_V=tile.block_v,
+                    num_warps=tile.num_warps,
+                    **launch_options(out.device, REGISTERS[tile.align]),
+                )
+    return out, states.new_empty(0) if recompute else states
+
+
+@fused_plstm_op.register_fake
+def _(query, key, value, source, transition, mark, direct, scale, recompute, tables):
+    dtype = accumulator(query, key, value, source, transition, mark, direct)
+    out = value.new_empty(value.shape)
+    if recompute:
+        return out, value.new_empty(0, dtype=dtype)
+    shape = (source.size(0), *query.shape[1:], value.size(2))
+    return out, value.new_empty(shape, dtype=dtype)
+
+
+@torch.library.custom_op("plstm_graph::fused_plstm_backward", mutates_args=())
+def _backward_op(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    states: Tensor,
+    scale: float,
+    recompute: bool,
+    tables: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = [x.contiguous() for x in (query, key, value, source, transition, mark, direct)]
+    there, back = Walk(*tables[:_WALK]), Walk(*tables[_WALK : 2 * _WALK])
+    tile = tile_of(query.size(2), value.size(2))
+    kept = None if recompute else states
+    with on_device(grad):
+        return fused_backward(grad.contiguous(), inputs, kept, scale, there, back, tile)
+
+
+@_backward_op.register_fake
+def _(grad, query, key, value, source, transition, mark, direct, *rest):
+    inputs = (query, key, value, source, transition, mark, direct)
+    return tuple(x.new_empty(x.shape) for x in inputs)
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.scale, ctx.recompute, ctx.tables = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _autograd_backward(ctx, grad, _):
+    *inputs, states = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph=True: a backward with a graph of its own
+        grads = differentiable_grads(inputs, grad, ctx.scale, *ctx.tables[-2:])
+    else:
+        grads = _backward_op(grad, *inputs, states, ctx.scale, ctx.recompute, ctx.tables)
+    return *grads, None, None, [None] * len(ctx.tables)
+
+
+fused_plstm_op.register_autograd(_autograd_backward, setup_context=_setup_context)
+
+
+def _unfold_states(
+    source: Tensor, transition: Tensor, mark: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gates of J states [*, H, J] as those of J copies of each edge [* J, H]."""
+    return (
+        source.transpose(1, 2).flatten(0, 1),
+        transition.permute(0, 2, 3, 1).flatten(0, 2),
+        mark.transpose(1, 2).flatten(0, 1),
+    )
+
+
+def fused_plstm(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    line_graph: LineGraph,
+    *,
+    scale: float = 1.0,
+    recompute: bool = True,
+) -> Tensor:
+    """The layer by fused kernels: the dense form where it fits, the walk otherwise.
+
+    Differentiable (second derivatives go through composed operations).
+
+    Args:
+        query, key: [N, H, K]; value: [N, H, V], of any floating-point dtype; arithmetic is in
+            float32, or float64 where an input is.
+        source, mark: [E, H], or [E, H, J].
+        transition: [L, H], or [L, H, J, J].
+        direct: [N, H].
+        line_graph: the DAG with its line graph.
+        scale: multiplies the query, in the direct term too.
+        recompute: form the states again in backward instead of keeping [E, H, K, V] (the dense
+            form keeps none in any case).
+
+    Returns:
+        [N, H, V] in the dtype of ``value``.
+
+    Raises:
+        ValueError: if K is larger than the kernel takes.
+    """
+    if source.dim() == 3:
+        line_graph = expand_states(line_graph, source.size(2))
+        source, transition, mark = _unfold_states(source, transition, mark)
+    tables = tables_of(line_graph)
+    inputs = (query, key, value, source, transition, mark, direct)
+    if line_graph._cache["dense_fits"] and max(key.size(2), value.size(2)) <= dense.MAX_CHANNELS:
+        return dense.dense_plstm_op(*inputs, scale, dense.tables_of(line_graph))
+    tile_of(key.size(2), value.size(2))
+    return fused_plstm_op(*inputs, scale, recompute, tables)[0]
