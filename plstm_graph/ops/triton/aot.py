@@ -195,25 +195,32 @@ def races(asm: str) -> list[str]:
     return [found[i] for i in sorted(found)]
 
 
-def compile_all(specs: Iterable[KernelSpec], targets: Iterable[str]) -> Iterator[Compiled]:
-    """Each spec for each target."""
+def compile_all(
+    specs: Iterable[KernelSpec], targets: Iterable[str], *, in_turn: bool = False
+) -> Iterator[Compiled]:
+    """Each spec for each target; or, ``in_turn``, for one of the CUDA targets and all others."""
     targets = tuple(targets)
-    for spec in specs:
+    cuda = [target for target in targets if TARGETS[target][0] == "cuda"]
+    for i, spec in enumerate(specs):
         for target in targets:
-            yield compile_spec(spec, target)
+            if not in_turn or target not in cuda or target == cuda[i % len(cuda)]:
+                yield compile_spec(spec, target)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--modules", nargs="+", default=list(MODULES))
-    parser.add_argument("--sample", action="store_true", help="a sample of the configurations")
+    parser.add_argument(
+        "--sample",
+        action="store_true",
+        help="a sample of the configurations, each for one of the CUDA targets in turn",
+    )
     arguments = parser.parse_args()
     # Without a choice, Triton warns that its default for fused multiply-add will change.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    for result in compile_all(
-        shipped(arguments.modules, full=not arguments.sample), arguments.targets
-    ):
+    specs = shipped(arguments.modules, full=not arguments.sample)
+    for result in compile_all(specs, arguments.targets, in_turn=arguments.sample):
         line = asdict(result)
         asm = line.pop("asm")
         line["races"] = races(asm) if result.rereads else []
