@@ -1,12 +1,12 @@
 r"""``plstm`` and ``dag_scan``: checks, the choice of form, state tracking, half precision.
 
 **The cost model** behind ``form="auto"``. Microseconds per part of the batch and head, forward
-plus backward, with constants measured on one CPU core (other devices use the same ones):
+plus backward, with constants measured on two CPU cores (other devices use the same ones):
 
 - parallel: ``SOLVE_COST * E^2 n + PASS_COST * max(E, n) n`` (dense solves, passes over rows);
 - levelwise: ``STATE_COST * E K V`` (passes over the states).
 
-Each part takes the cheaper one: with K = V = 24 parts of up to some 200 edges are solved densely,
+Each part takes the cheaper one: with K = V = 24 parts of up to some 400 edges are solved densely,
 cut into buckets of similar size, and larger ones are scanned together. A batch is only split if
 both kinds occur; one that goes levelwise as a whole carries the smaller of its two payloads
 (:func:`plstm_graph.ops.levelwise.payload_of`).

@@ -30,6 +30,10 @@ from plstm_graph.dag.segments import segments
 from plstm_graph.ops.scan import TILE_ELEMENTS, scan_levels_
 
 
+#: Time for an element of the gating rows, attention included, over that of an element of states.
+ROW_COST = 3
+
+
 class StateTables(NamedTuple):
     """Indices of a line graph and the schedules of both directions."""
 
@@ -145,10 +149,10 @@ def _dots(left: Tensor, right: Tensor, left_row: Tensor, right_row: Tensor) -> T
 
 
 def payload_of(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> str:
-    """``"rows"`` or ``"states"``: the payload with the fewer elements; states if rows, which
-    are not tiled, would pass ``TILE_ELEMENTS``."""
+    """``"rows"`` or ``"states"``: the payload that takes less time; states if rows, which are not
+    tiled, would pass ``TILE_ELEMENTS``."""
     seg = segments(line_graph)
     n, e = int(seg.num_nodes.max(initial=0)), int(seg.num_edges.max(initial=0))
     padded = seg.num_nodes.size * max(n, e) * n
     states = line_graph.num_edges * key_size * value_size
-    return "rows" if padded < states and padded * heads <= TILE_ELEMENTS else "states"
+    return "rows" if ROW_COST * padded < states and padded * heads <= TILE_ELEMENTS else "states"
