@@ -36,7 +36,7 @@ def train(
     fold: int = 0,
     data_root: Path | None = None,
     models: str = "plstm,gine,gatv2",
-    hidden: int = 96,
+    hidden: int = 64,
     layers: int = 4,
     heads: int = 4,
     dropout: float = 0.0,
