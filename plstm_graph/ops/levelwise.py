@@ -29,7 +29,6 @@ from plstm_graph.dag.schedule import LevelSchedule
 from plstm_graph.dag.segments import segments
 from plstm_graph.ops.scan import TILE_ELEMENTS, scan_levels_
 
-
 #: Time for an element of the gating rows, attention included, over that of an element of states.
 ROW_COST = 3
 
