@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from conftest import EDGES, edges_of, line_graph_of
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
@@ -15,6 +14,7 @@ from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTMConv
 from plstm_graph.ops.naive import naive_plstm
 from plstm_graph.transforms import ToLineGraph
+from tests.nn.conftest import EDGES, edges_of, line_graph_of
 
 
 def features(graph, channels=5, edge_dim=3, dtype=torch.double):

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import edges_of, line_graph_of
 from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTM, PLSTMConv
 from plstm_graph.ops import dag_scan
+from tests.nn.conftest import edges_of, line_graph_of
 
 
 @pytest.fixture(params=["P", "D"])

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from conftest import EDGES, edges_of, line_graph_of
 from torch_geometric.nn import GCNConv, MessagePassing, SoftmaxAggregation, TransformerConv
 
 from plstm_graph.nn import PLSTM, PLSTMBlock, SinusoidalDegree
+from tests.nn.conftest import EDGES, edges_of, line_graph_of
 
 
 def union_of_all():
