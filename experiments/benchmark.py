@@ -89,7 +89,7 @@ def edge_loop(
     direct: Tensor,
     line_graph: LineGraph,
 ) -> Tensor:
-    """The baseline: edge after edge as in the published program, every step on [H, K, V] tensors.
+    """The baseline, in the manner of the published program: one edge after the other, on [H, K, V].
 
     (``form="naive"`` makes all source outer products and readouts at once; here each edge makes its
     own.)
