@@ -8,6 +8,7 @@ Nothing is downloaded.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -59,7 +60,7 @@ def load_nci(root: str | Path | None = None) -> GraphDataset:
     else:
         graphs, split, notes = _process_nci()
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # others may be at it as well
         torch.save((graphs, split, notes), partial)
         partial.replace(path)  # an interrupted run leaves no half-written cache
     return GraphDataset("nci", "regression", graphs, split, notes)

@@ -21,7 +21,8 @@ from rdkit.Chem import AllChem
 from plstm_graph import LineGraph
 from plstm_graph.dag import from_mol
 from plstm_graph.nn.gates import normalize_transition
-from plstm_graph.viz import DROPPED, KEPT, draw_dag, draw_line_graph, gating_matrix
+from plstm_graph.ops import gating_matrix
+from plstm_graph.viz import DROPPED, KEPT, draw_dag, draw_line_graph
 
 CAFFEINE = "CN1C=NC2=C1C(=O)N(C(=O)N2C)C"
 ATOM_COLORS = {"C": "#f1f5f9", "N": "#bfdbfe", "O": "#fecaca"}
@@ -43,7 +44,7 @@ def receptive_field(graph: LineGraph) -> np.ndarray:
     e, l, n = graph.num_edges, graph.num_line_edges, graph.num_nodes
     transition = normalize_transition(torch.ones(l, 1), graph.line_index[0], e)
     one = torch.ones(e, 1)
-    return gating_matrix(one, transition, one, torch.ones(n, 1), graph)[..., 0].numpy()
+    return gating_matrix(one, transition, one, torch.ones(n, 1), graph)[0].numpy()
 
 
 def draw_bonds(mol: Chem.Mol, pos: np.ndarray, ax: Axes, color: str = KEPT) -> None:

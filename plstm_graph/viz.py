@@ -1,12 +1,4 @@
-r"""Pictures: a DAG, its line graph, and what each node sees in one layer.
-
-:func:`gating_matrix` is the layer written as gated attention,
-
-.. math::
-    H = (Q K^\top \odot G)\, V, \qquad G = M (I - T)^{-1} S + \mathrm{diag}(D),
-
-so that row n of G is the receptive field of node n. The layer is linear in the values: with keys
-and queries of one and one-hot values it gives G itself, and no second program is needed.
+"""Pictures of a DAG and of its line graph.
 
 Drawing needs matplotlib: ``pip install 'plstm-graph[experiments]'``.
 """
@@ -17,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.ops import plstm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,41 +20,6 @@ if TYPE_CHECKING:
 
 #: Line edges that stay and line edges that a multitree leaves out.
 KEPT, DROPPED = "#334155", "#94a3b8"
-
-
-def gating_matrix(
-    source: Tensor,
-    transition: Tensor,
-    mark: Tensor,
-    direct: Tensor,
-    line_graph: LineGraph,
-    *,
-    form: str = "auto",
-) -> Tensor:
-    r"""G = M (I - T)^-1 S + diag(D), dense: how much each node takes from each other one.
-
-    Args:
-        source, mark: [E, H], or [E, H, J] with state tracking.
-        transition: [L, H], or [L, H, J, J].
-        direct: [N, H].
-        line_graph: the DAG with its line graph; gates follow its rows.
-        form: as for :func:`plstm_graph.plstm`. Default ``"auto"``.
-
-    Returns:
-        [N, N, H], entry (n, m) for what node n takes from node m; zero where no directed path
-        leads from m to n. Differentiable. It holds N^2 H numbers: meant for single graphs.
-
-    Raises:
-        ValueError: on a wrong shape, dtype, device or form.
-    """
-    n = line_graph.num_nodes
-    heads = direct.size(-1)
-    one = direct.new_ones(n, heads, 1)
-    width = max(n, 1)  # plstm wants a channel, even without nodes
-    value = torch.eye(n, width, dtype=direct.dtype, device=direct.device)
-    value = value.unsqueeze(1).expand(n, heads, width)
-    out = plstm(one, one, value, source, transition, mark, direct, line_graph, form=form)
-    return out[..., :n].transpose(1, 2)
 
 
 def draw_dag(

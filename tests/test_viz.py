@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from plstm_graph import LineGraph, plstm, viz
-from plstm_graph.viz import draw_dag, draw_line_graph, gating_matrix, layout
-from tests.zoo import ZOO, from_edges, inputs
+from plstm_graph import viz
+from plstm_graph.viz import draw_dag, draw_line_graph, layout
+from tests.zoo import ZOO, from_edges
 
 zoo = pytest.mark.parametrize("name", ZOO)
 
@@ -21,75 +21,6 @@ def ax():
     yield ax
     figure.canvas.draw()  # whatever was added can be drawn
     pyplot.close(figure)
-
-
-# -------------------------------------------------------------------- gating matrix
-
-
-def dense_inverse(source, transition, mark, direct, graph: LineGraph) -> torch.Tensor:
-    """M (I - T)^-1 S + diag(D), head by head, with a dense inverse; [N, N, H]."""
-    n, e = graph.num_nodes, graph.num_edges
-    (src, dst), (e_in, e_out) = graph.edge_index, graph.line_index
-    out = []
-    for h in range(direct.size(1)):
-        t = torch.zeros(e, e, dtype=direct.dtype)
-        t[e_out, e_in] = transition[:, h]
-        read = torch.zeros(n, e, dtype=direct.dtype)
-        read[dst, torch.arange(e)] = mark[:, h]
-        write = torch.zeros(e, n, dtype=direct.dtype)
-        write[torch.arange(e), src] = source[:, h]
-        solved = torch.linalg.inv(torch.eye(e, dtype=direct.dtype) - t)
-        out.append(read @ solved @ write + torch.diag(direct[:, h]))
-    return torch.stack(out, dim=-1)
-
-
-@zoo
-def test_gating_matrix_is_the_dense_inverse(name):
-    graph = ZOO[name]()
-    for g in (graph, graph.reverse(), graph.multitree()):
-        gates = inputs(g)[3:]
-        n, heads = g.num_nodes, gates[-1].size(1)
-        expected = dense_inverse(*gates, g)
-        for form in ("auto", "parallel", "levelwise"):
-            actual = gating_matrix(*gates, g, form=form)
-            assert actual.shape == (n, n, heads)
-            assert torch.allclose(actual, expected, atol=1e-10)
-
-
-@zoo
-def test_gating_matrix_gates_attention(name):
-    g = ZOO[name]()
-    query, key, value, *gates = inputs(g)
-    attention = torch.einsum("nhk,mhk->nmh", query, key) * gating_matrix(*gates, g)
-    expected = torch.einsum("nmh,mhv->nhv", attention, value)
-    assert torch.allclose(plstm(query, key, value, *gates, g), expected, atol=1e-10)
-
-
-def test_reverse_is_the_transpose():
-    g = ZOO["random_dense"]()
-    source, transition, mark, direct = inputs(g)[3:]
-    there = gating_matrix(source, transition, mark, direct, g)
-    back = gating_matrix(mark, transition, source, direct, g.reverse())
-    assert torch.allclose(there, back.transpose(0, 1))
-
-
-def test_nodes_see_their_ancestors_alone():
-    g = ZOO["molecules"]()
-    gates = [x.detach().abs() + 0.1 for x in inputs(g)[3:]]
-    reach = torch.eye(g.num_nodes, dtype=torch.bool)
-    for _ in range(g.num_levels):
-        for src, dst in g.edge_index.t().tolist():
-            reach[dst] |= reach[src]
-    assert torch.equal(gating_matrix(*gates, g)[..., 0] > 0, reach)
-
-
-def test_gating_matrix_with_states_and_gradients():
-    g = ZOO["diamond"]()
-    gates = inputs(g, states=3)[3:]
-    matrix = gating_matrix(*gates, g)
-    assert torch.allclose(matrix, gating_matrix(*gates, g, form="naive"))
-    matrix.sum().backward()
-    assert all(gate.grad is not None and bool(gate.grad.abs().sum() > 0) for gate in gates)
 
 
 # -------------------------------------------------------------------- drawing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
 
@@ -38,3 +39,13 @@ def expand_states(line_graph: LineGraph, states: int) -> LineGraph:
         expanded._cache["level"] = line_graph.level.repeat_interleave(states)
         line_graph._cache[key] = expanded
     return line_graph._cache[key]
+
+
+def unfold_edges(x: Tensor) -> Tensor:
+    """[E, H, J, *] -> [E * J, H, *], edge-major."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def unfold_lines(transition: Tensor) -> Tensor:
+    """[L, H, J, J] -> [L * J * J, H], line edge, then out, then in."""
+    return transition.permute(0, 2, 3, 1).flatten(0, 2)

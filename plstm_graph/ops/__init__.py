@@ -1,5 +1,6 @@
-"""Operators. The public ones are :func:`plstm`, :func:`dag_scan` and :func:`prepare`."""
+"""Operators: :func:`plstm`, :func:`dag_scan`, :func:`gating_matrix` and :func:`prepare`."""
 
 from plstm_graph.ops.dispatch import dag_scan, plstm, prepare
+from plstm_graph.ops.gating import gating_matrix
 
-__all__ = ["dag_scan", "plstm", "prepare"]
+__all__ = ["dag_scan", "gating_matrix", "plstm", "prepare"]

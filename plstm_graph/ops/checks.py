@@ -54,6 +54,14 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], letters: str
         )
 
 
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """The inputs' dtype, or float32 where they are halves."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
 def resolve_backend(backend: str, device: torch.device) -> str:
     """``"torch"`` or ``"triton"``: auto takes Triton on GPUs, where it can be imported.
 

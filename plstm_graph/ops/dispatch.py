@@ -27,11 +27,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.expand import expand_states
+from plstm_graph.dag.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.segments import bucket_cost, segments
 from plstm_graph.dag.split import SubGraph, subgraph
-from plstm_graph.ops.checks import check_plstm, check_scan, resolve_backend
+from plstm_graph.ops.checks import check_plstm, check_scan, compute_dtype, resolve_backend
 from plstm_graph.ops.levelwise import payload_of
 from plstm_graph.ops.naive import naive_plstm
 from plstm_graph.ops.propagate import SEGMENTS, propagate, tables_of
@@ -43,14 +43,6 @@ from plstm_graph.ops.triton.dag_scan import tables_of_scan, triton_dag_scan
 STATE_COST = 1.2e-2
 #: Most elements that the dense systems of form="parallel" may hold together.
 MAX_DENSE = 1 << 30
-
-
-def _compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """The inputs' dtype, or float32 where they are halves."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
 
 
 def _plan_auto(
@@ -154,16 +146,6 @@ def _run(
     return propagate(inputs, line_graph, scale=scale, form=inner)
 
 
-def _unfold_edges(x: Tensor) -> Tensor:
-    """[E, H, J, *] -> [E * J, H, *], edge-major."""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
-def _unfold_lines(transition: Tensor) -> Tensor:
-    """[L, H, J, J] -> [L * J * J, H], line edge, then out, then in."""
-    return transition.permute(0, 2, 3, 1).flatten(0, 2)
-
-
 def plstm(
     query: Tensor,
     key: Tensor,
@@ -216,15 +198,15 @@ def plstm(
         from plstm_graph.ops.triton.fused import fused_plstm
 
         return fused_plstm(*inputs, line_graph, scale=scale)
-    dtype = _compute_dtype(*inputs)
+    dtype = compute_dtype(*inputs)
     query, key, value_, source, transition, mark, direct = (x.to(dtype) for x in inputs)
     if form == "naive":
         inputs = (query, key, value_, source, transition, mark, direct)
         return naive_plstm(*inputs, line_graph, scale=scale).to(value.dtype)
     if source.dim() == 3:
         line_graph = expand_states(line_graph, source.size(2))
-        source, mark = _unfold_edges(source), _unfold_edges(mark)
-        transition = _unfold_lines(transition)
+        source, mark = unfold_edges(source), unfold_edges(mark)
+        transition = unfold_lines(transition)
     inputs = (query, key, value_, source, transition, mark, direct)
     # The recurrence accumulates in its own precision, whatever autocast would make of products.
     with torch.autocast(value.device.type, enabled=False):
@@ -264,11 +246,11 @@ def dag_scan(
             transition = transition.mT
     if resolve_backend(backend, line_graph.device) == "triton":
         return triton_dag_scan(x, transition, line_graph).to(x.dtype)
-    dtype = _compute_dtype(x, transition)
+    dtype = compute_dtype(x, transition)
     payload, transition = x.to(dtype), transition.to(dtype)
     if x.dim() == 3:
         return levelwise_dag_scan(payload, transition, line_graph).to(x.dtype)
     e, h, j, w = x.shape
     expanded = expand_states(line_graph, j)
-    c = levelwise_dag_scan(_unfold_edges(payload), _unfold_lines(transition), expanded)
+    c = levelwise_dag_scan(unfold_edges(payload), unfold_lines(transition), expanded)
     return c.view(e, j, h, w).transpose(1, 2).to(x.dtype)

@@ -37,7 +37,6 @@ class StateTables(NamedTuple):
     """Indices of a line graph and the schedules of both directions."""
 
     edge_index: Tensor
-    line_index: Tensor
     forward: LevelSchedule
     backward: LevelSchedule
 
@@ -49,17 +48,24 @@ def _tiles(edges: int, heads: int, k: int, v: int) -> list[slice]:
 
 
 def _scan_outer(
-    left: Tensor, right: Tensor, gate: Tensor, node: Tensor, transition: Tensor, s: LevelSchedule
-) -> Tensor:
+    left: Tensor,
+    right: Tensor,
+    gate: Tensor,
+    node: Tensor,
+    transition: Tensor,
+    s: LevelSchedule,
+    pair: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Scan of gate_e left_node(e) right_node(e)^T: [E, H, K, V] in the order of the schedule.
 
     Args:
         left: [N, H, K]; right: [N, H, V]; gate: [E, H]; node: [E] a node of each edge.
+        pair: see :func:`plstm_graph.ops.scan.scan_levels_`, whose dots are the second result.
     """
     at = node.index_select(0, s.order)
     gated = left.index_select(0, at) * gate.index_select(0, s.order)[..., None]
     payload = gated[..., None] * right.index_select(0, at)[:, :, None, :]
-    return scan_levels_(payload, transition, s)
+    return payload, scan_levels_(payload, transition, s, pair)
 
 
 def _contract_rows(payload: Tensor, left: Tensor) -> Tensor:
@@ -91,7 +97,7 @@ def states_forward(
     to = dst.index_select(0, schedule.order)
     marked = q.index_select(0, to) * mark.index_select(0, schedule.order)[..., None]
     for tile in _tiles(src.numel(), *key.shape[1:], value.size(2)):
-        states = _scan_outer(key, value[..., tile], source, src, transition, schedule)
+        states, _ = _scan_outer(key, value[..., tile], source, src, transition, schedule)
         h[..., tile].index_add_(0, to, _contract_rows(states, marked))
     return h
 
@@ -113,16 +119,16 @@ def states_backward(
     dtransition = torch.zeros_like(transition)
     to = dst.index_select(0, there.order)
     start = src.index_select(0, back.order)
-    e_in, e_out = tables.line_index
-    c_row, a_row = there.position.index_select(0, e_in), back.position.index_select(0, e_out)
+    as_back = there.position.index_select(0, back.order)
     for tile in _tiles(src.numel(), *key.shape[1:], value.size(2)):
         g, v = grad[..., tile], value[..., tile]
-        states = _scan_outer(key, v, source, src, transition, there)
+        states, _ = _scan_outer(key, v, source, src, transition, there)
         read = _contract_columns(states, g.index_select(0, to))  # C_e g
         dmark.index_add_(0, there.order, (read * q.index_select(0, to)).sum(-1))
         dq.index_add_(0, to, read.mul_(mark.index_select(0, there.order)[..., None]))
-        adjoint = _scan_outer(q, g, mark, dst, transition, back)
-        dtransition += _dots(states, adjoint, c_row, a_row)
+        states = states.index_select(0, as_back)
+        adjoint, dots = _scan_outer(q, g, mark, dst, transition, back, states)
+        dtransition += dots
         del states
         gate = source.index_select(0, back.order)[..., None]
         read = _contract_columns(adjoint, v.index_select(0, start))  # A_e v
@@ -131,20 +137,6 @@ def states_backward(
         dk.index_add_(0, start, read.mul_(gate))
         dv[..., tile].index_add_(0, start, _contract_rows(adjoint, k.mul_(gate)))
     return dq.mul_(scale), dk, dv, dsource, dtransition, dmark, (qk * gv)
-
-
-def _dots(left: Tensor, right: Tensor, left_row: Tensor, right_row: Tensor) -> Tensor:
-    """<left[i], right[j]> over the last two axes for each pair of rows, in bounded pieces."""
-    width = max(1, left[0].numel()) if left.size(0) else 1
-    piece = max(1, TILE_ELEMENTS // 8 // width)
-    return torch.cat(
-        [
-            torch.linalg.vecdot(
-                left.index_select(0, i).flatten(2), right.index_select(0, j).flatten(2)
-            )
-            for i, j in zip(left_row.split(piece), right_row.split(piece))
-        ]
-    )
 
 
 def payload_of(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> str:

@@ -57,7 +57,7 @@ def tables_of(line_graph: LineGraph, form: str, heads: int) -> list[Tensor]:
         if form in ("rows", "states"):
             tables += [*level_schedule(line_graph), *level_schedule(line_graph.reverse())]
         if form == "states":
-            tables += [line_graph.edge_index, line_graph.line_index]
+            tables.append(line_graph.edge_index)
         line_graph._cache[key] = tables
     return line_graph._cache[key]
 

@@ -22,34 +22,47 @@ from plstm_graph.dag.schedule import LevelSchedule, level_schedule
 TILE_ELEMENTS = 1 << 26
 
 
-def scan_levels_(c: Tensor, transition: Tensor, schedule: LevelSchedule) -> Tensor:
+def scan_levels_(
+    c: Tensor, transition: Tensor, schedule: LevelSchedule, pair: Tensor | None = None
+) -> Tensor | None:
     """Scan in place.
 
     Args:
         c: [E, H, *] payload in the order of ``schedule.order``; overwritten by the result.
         transition: [L, H] in the caller's order of line edges.
         schedule: the level schedule.
+        pair: a second payload in the same order. The scan holds c at the start of every line
+            edge in its hands, so the dots with ``pair`` at its end cost no gather.
 
     Returns:
-        c.
+        [L, H], <c at the start of l, pair at its end> in the caller's order; without ``pair``
+        ``None``. With c the adjoint of a scan and ``pair`` its result, that is dT.
     """
     steps = schedule.steps.tolist()
     if not steps or c.numel() == 0:
-        return c
+        return None if pair is None else torch.zeros_like(transition)
     t = transition.index_select(0, schedule.line_order)
     t = t.view(*t.shape, *(1,) * (c.dim() - 2))
     lines = [step[3] for step in steps]
+    dots = []
     for (row, rows, _, _, ptr), t_step, tail in zip(
         steps, t.split(lines), schedule.tail.split(lines)
     ):
         before = c.index_select(0, tail)
         block = c.narrow(0, row, rows)
-        if ptr < 0:
+        offsets = None if ptr < 0 else schedule.segment_ptr[ptr : ptr + rows + 1]
+        if pair is not None:
+            ends = pair.narrow(0, row, rows)
+            if offsets is not None:
+                ends = ends.repeat_interleave(offsets.diff(), dim=0)
+            dots.append(torch.linalg.vecdot(before.flatten(2), ends.flatten(2)))
+        if offsets is None:
             block.addcmul_(t_step, before)
         else:
-            offsets = schedule.segment_ptr[ptr : ptr + rows + 1]
             block.add_(segment(before.mul_(t_step), offsets, reduce="sum"))
-    return c
+    if pair is None:
+        return None
+    return torch.empty_like(transition).index_copy_(0, schedule.line_order, torch.cat(dots))
 
 
 def edge_dot(left: Tensor, right: Tensor, e_in: Tensor, e_out: Tensor) -> Tensor:
@@ -73,7 +86,8 @@ def _dag_scan(
     """``forward`` and ``backward`` are the schedules of the line graph and of its reverse."""
     schedule = LevelSchedule(*forward)
     c = x.index_select(0, schedule.order)
-    return scan_levels_(c, transition, schedule).index_select(0, schedule.position)
+    scan_levels_(c, transition, schedule)
+    return c.index_select(0, schedule.position)
 
 
 @_dag_scan.register_fake
