@@ -3,8 +3,8 @@
 from plstm_graph.backends import backends
 from plstm_graph.dag import LineGraph, grid_line_graph
 from plstm_graph.data import LineGraphData
-from plstm_graph.nn import PLSTM, PLSTMBlock, PLSTMConv
-from plstm_graph.ops import dag_scan, plstm, prepare
+from plstm_graph.nn import PLSTM, PLSTMBlock, PLSTMConv, PLSTMGrid, PLSTMSequence, PLSTMVision
+from plstm_graph.ops import dag_scan, gating_matrix, plstm, prepare
 from plstm_graph.transforms import ToLineGraph, to_line_graphs
 
 __version__ = "0.1.0"
@@ -15,9 +15,13 @@ __all__ = [
     "LineGraphData",
     "PLSTMBlock",
     "PLSTMConv",
+    "PLSTMGrid",
+    "PLSTMSequence",
+    "PLSTMVision",
     "ToLineGraph",
     "backends",
     "dag_scan",
+    "gating_matrix",
     "grid_line_graph",
     "plstm",
     "prepare",

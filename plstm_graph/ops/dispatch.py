@@ -24,6 +24,7 @@ times, with J^2 line edges for each one: that graph goes through the same forms.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +67,13 @@ def _plan_auto(
             ]
         line_graph._cache[key] = plan
     return line_graph._cache[key]
+
+
+def plstm_cost(line_graph: LineGraph, k: int, v: int) -> float:
+    """Microseconds per head that the cost model gives the best form of a graph."""
+    seg = segments(line_graph)
+    states = STATE_COST * seg.num_edges * k * v
+    return float(np.minimum(bucket_cost(seg.num_nodes, seg.num_edges), states).sum())
 
 
 def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:

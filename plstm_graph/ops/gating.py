@@ -30,11 +30,16 @@ from plstm_graph.dag.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.schedule import LevelSchedule, level_schedule
 from plstm_graph.ops.checks import check_plstm, compute_dtype, resolve_backend
+from plstm_graph.ops.dispatch import plstm_cost
 from plstm_graph.ops.scan import TILE_ELEMENTS, levelwise_dag_scan, scan_levels_
 from plstm_graph.ops.triton.dag_scan import triton_dag_scan
 
 #: Elements of the rows that are scanned together (float32: 8 MB).
 PIECE_ELEMENTS = 1 << 21
+#: Most elements of all matrices for which :func:`gating_pays`.
+MAX_GATING = 1 << 27
+#: Microseconds, forward plus backward: per element of the scanned rows, and of the attention.
+ROW_COST, ATTENTION_COST = 4.5e-3, 1e-2
 
 
 def with_readout(line_graph: LineGraph) -> LineGraph:
@@ -232,3 +237,24 @@ def gating_matrix(
         if torch.compiler.is_compiling():
             return composed_gating(start, step, views, graph)
         return _Gating.apply(start, step, views, graph)
+
+
+def gating_pays(
+    line_graph: LineGraph, query: Tensor, value: Tensor, views: int, backend: str
+) -> bool:
+    """Whether ``views`` views with the same query, key and value are cheaper by one summed gating
+    matrix than by :func:`plstm_graph.ops.plstm` with a head for each.
+
+    Args:
+        line_graph: one connected graph.
+        query: [B, N, H, K]; value: [B, N, H, V].
+        views: O.
+        backend: as for the operators. On GPUs the fused kernel is taken.
+    """
+    if resolve_backend(backend, line_graph.device) == "triton":
+        return False
+    n, e = line_graph.num_nodes, line_graph.num_edges
+    if query.size(0) * query.size(2) * n * n > MAX_GATING:
+        return False
+    ours = ROW_COST * (e + n) * n + ATTENTION_COST * n * n / views
+    return ours < plstm_cost(line_graph, query.size(-1), value.size(-1))
