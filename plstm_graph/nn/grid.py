@@ -130,6 +130,8 @@ class PLSTMGrid(torch.nn.Module):
         shape = tuple(x.shape[1:-1])
         tables = grid_tables(shape, self.directions, self.mode, str(x.device))
         inner = self._inner(x).flatten(1, -2)
+        if not len(x):  # the operators want a head
+            return self.lin_out(inner).view(x.shape)
         value = self.lin_value(x).flatten(1, -2)
         query, key = self.lin_query_key(inner).chunk(2, -1)
         gates = self.gates(inner, tables)

@@ -169,7 +169,7 @@ class GridGates(torch.nn.Module):
             source, transition = self._share(parts["angle"], source, transition)
 
         def gather(gate: Tensor, rows: Tensor) -> Tensor:
-            found = gate.reshape(-1, batch * h).index_select(0, rows.t().reshape(-1))
+            found = gate.flatten(0, 2).flatten(1).index_select(0, rows.t().reshape(-1))
             return found.view(rows.size(1), o, batch, h)
 
         return (

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from plstm_graph import LineGraph
-from plstm_graph.ops import plstm
+from plstm_graph import LineGraph, grid_line_graph
+from plstm_graph.ops import gating_matrix, plstm
 from tests.shared import GOLDEN, needs_shared
 
 FORMS = ("naive", "parallel", "levelwise", "auto")
@@ -62,15 +62,32 @@ def grid_tables(x: int, y: int, diffusive: bool):
     return edges, lines, sources, transitions, marks
 
 
+def as_grid_line_graph(x, y, diffusive, edges, lines, rows):
+    """The package's own grid, and the tables of :func:`grid_tables` in the order of its rows."""
+    line_graph = grid_line_graph(x, y, turns="diffusive" if diffusive else "all")
+    pairs = [tuple(pair) for pair in line_graph.edge_index.t().tolist()]
+    assert sorted(pairs) == sorted(edges)
+    edge = [edges.index(pair) for pair in pairs]
+    found = [(edge[i], edge[j]) for i, j in line_graph.line_index.t().tolist()]
+    assert sorted(found) == sorted(lines)
+    line = [lines.index(pair) for pair in found]
+    source, transition, mark = rows
+    rows = ([source[i] for i in edge], [transition[i] for i in line], [mark[i] for i in edge])
+    return line_graph, rows
+
+
 @needs_shared
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "gating"])
+@pytest.mark.parametrize("own", [False, True], ids=["explicit", "grid_line_graph"])
 @pytest.mark.parametrize("name", ["grid_p", "grid_d"])
-def test_grids(name, form):
+def test_grids(name, own, form):
     """Images are heads: the batch is folded into the head axis of one grid."""
     g = {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / f"{name}.npz").items()}
     images, x, y, k = g["query"].shape
     edges, lines, *rows = grid_tables(x, y, name == "grid_d")
     line_graph = LineGraph(x * y, torch.tensor(edges).T, torch.tensor(lines).T)
+    if own:
+        line_graph, rows = as_grid_line_graph(x, y, name == "grid_d", edges, lines, rows)
 
     def nodes(key):
         return g[key].reshape(images, x * y, -1).transpose(0, 1)
@@ -84,5 +101,10 @@ def test_grids(name, form):
         return [*node, source, transition, mark, nodes(prefix + "direct")[..., 0]]
 
     args = [a.contiguous().requires_grad_() for a in arguments()]
-    out = plstm(*args, line_graph, form=form, scale=k**-0.5)
+    if form == "gating":
+        query, key, value, *gates_of = args
+        scores = torch.einsum("nhk,mhk->hnm", query, key) * gating_matrix(*gates_of, line_graph)
+        out = torch.einsum("hnm,mhv->nhv", scores, value) * k**-0.5
+    else:
+        out = plstm(*args, line_graph, form=form, scale=k**-0.5)
     check(out, args, nodes("out"), nodes("cotangent"), arguments("grad_"))
