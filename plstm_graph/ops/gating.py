@@ -31,7 +31,7 @@ from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.schedule import LevelSchedule, level_schedule
 from plstm_graph.ops.checks import check_plstm, compute_dtype, resolve_backend
 from plstm_graph.ops.dispatch import plstm_cost
-from plstm_graph.ops.scan import TILE_ELEMENTS, levelwise_dag_scan, scan_levels_
+from plstm_graph.ops.scan import levelwise_dag_scan, scan_levels_
 from plstm_graph.ops.triton.dag_scan import triton_dag_scan
 
 #: Elements of the rows that are scanned together (float32: 8 MB).
@@ -74,21 +74,26 @@ def _pieces(heads: int, rows: int, columns: int) -> list[slice]:
     return [slice(i, min(i + size, heads)) for i in range(0, heads, size)]
 
 
+class _Workspace:
+    """Buffers [R, h, columns] that all pieces share: new memory costs more than the scans."""
+
+    def __init__(self, like: Tensor, rows: int, pieces: list[slice], columns: int) -> None:
+        self.shape = rows, pieces[0].stop if pieces else 0, columns
+        self.like = like
+        self.buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, heads: int) -> Tensor:
+        """The buffer of a name, for so many heads; what it holds is old."""
+        rows, most, columns = self.shape
+        if name not in self.buffers:
+            self.buffers[name] = self.like.new_empty(rows * most * columns)
+        return self.buffers[name][: rows * heads * columns].view(rows, heads, columns)
+
+
 def _places(position: Tensor, column: Tensor, heads: int, columns: int) -> Tensor:
     """[R * heads] the flat place of each start in rows [R, heads, columns]."""
     head = torch.arange(heads, device=position.device)
     return ((position[:, None] * heads + head) * columns + column[:, None]).view(-1)
-
-
-def _scan_rows(
-    start: Tensor, transition: Tensor, column: Tensor, columns: int, schedule: LevelSchedule
-) -> Tensor:
-    """Scanned rows [R, h, columns] in the order of the schedule."""
-    rows = start.new_zeros(*start.shape, columns)
-    places = _places(schedule.position, column, start.size(1), columns)
-    rows.view(-1).index_copy_(0, places, start.reshape(-1))
-    scan_levels_(rows, transition, schedule)
-    return rows
 
 
 class _Gating(torch.autograd.Function):
@@ -100,19 +105,17 @@ class _Gating(torch.autograd.Function):
         schedule = level_schedule(graph)
         src, nodes = graph.edge_index[0], schedule.position[graph.num_edges - n :]
         out = start.new_empty(heads, n, n)
-        keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        keep = keep and start.numel() * n <= TILE_ELEMENTS
-        ctx.kept = {}
+        pieces = _pieces(heads, graph.num_edges, n)
+        space = _Workspace(start, graph.num_edges, pieces, n)
         for o, view in enumerate(views):
             # Columns are written where the nodes of this view stand, rows are read from there.
             there = torch.empty_like(view).index_copy_(0, view, nodes)
-            for piece in _pieces(heads, graph.num_edges, n):
-                t = transition[o, :, piece]
-                rows = _scan_rows(start[o, :, piece], t, view[src], n, schedule)
+            for piece in pieces:
+                rows = _scan_rows(
+                    start[o, :, piece], transition[o, :, piece], view[src], schedule, space
+                )
                 part = rows.index_select(0, there).transpose(0, 1)
                 out[piece] = part if o == 0 else out[piece].add_(part)
-                if keep:
-                    ctx.kept[o, piece.start] = rows
         ctx.save_for_backward(start, transition, views)
         ctx.graph = graph
         return out
@@ -120,7 +123,7 @@ class _Gating(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
         start, transition, views = ctx.saved_tensors
-        graph, kept, ctx.kept = ctx.graph, ctx.kept, {}
+        graph = ctx.graph
         if torch.is_grad_enabled():  # create_graph=True: a backward with a graph of its own
             return *_composed_grads(start, transition, views, graph, grad), None, None
         n, heads = views.size(1), start.size(2)
@@ -128,20 +131,37 @@ class _Gating(torch.autograd.Function):
         src, nodes = graph.edge_index[0], back.position[graph.num_edges - n :]
         as_back = there.position.index_select(0, back.order)
         d_start, d_transition = torch.empty_like(start), torch.empty_like(transition)
+        pieces = _pieces(heads, graph.num_edges, n)
+        space = _Workspace(start, graph.num_edges, pieces, n)
         for o, view in enumerate(views):
             column = view[src]
-            for piece in _pieces(heads, graph.num_edges, n):
-                t = transition[o, :, piece]
-                rows = kept.pop((o, piece.start), None)
-                if rows is None:
-                    rows = _scan_rows(start[o, :, piece], t, column, n, there)
-                adjoint = torch.zeros_like(rows)
+            for piece in pieces:
+                t, h = transition[o, :, piece], piece.stop - piece.start
+                # Rows are scanned anew: that is faster than memory that keeps them.
+                rows = _scan_rows(start[o, :, piece], t, column, there, space)
+                pair, adjoint = space("pair", h), space("adjoint", h).zero_()
+                torch.index_select(rows, 0, as_back, out=pair)
                 adjoint.index_copy_(0, nodes, grad[piece].transpose(0, 1).index_select(0, view))
-                pair = rows.index_select(0, as_back)
                 d_transition[o, :, piece] = scan_levels_(adjoint, t, back, pair)
-                places = _places(back.position, column, rows.size(1), n)
-                d_start[o, :, piece] = adjoint.view(-1)[places].view(rows.shape[:2])
+                places = _places(back.position, column, h, n)
+                d_start[o, :, piece] = adjoint.view(-1)[places].view(-1, h)
         return d_start, d_transition, None, None
+
+
+def _scan_rows(
+    start: Tensor,
+    transition: Tensor,
+    column: Tensor,
+    schedule: LevelSchedule,
+    space: _Workspace,
+) -> Tensor:
+    """Scanned rows [R, h, columns] in the order of the schedule."""
+    heads = start.size(1)
+    rows = space("rows", heads).zero_()
+    places = _places(schedule.position, column, heads, rows.size(2))
+    rows.view(-1).index_copy_(0, places, start.reshape(-1))
+    scan_levels_(rows, transition, schedule)
+    return rows
 
 
 def composed_gating(start: Tensor, transition: Tensor, views: Tensor, graph: LineGraph, scan=None):

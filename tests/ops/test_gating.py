@@ -13,9 +13,8 @@ zoo = pytest.mark.parametrize("name", ZOO)
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """One head at a time, and nothing kept for backward."""
+    """One head at a time."""
     monkeypatch.setattr(gating, "PIECE_ELEMENTS", 1)
-    monkeypatch.setattr(gating, "TILE_ELEMENTS", 0)
 
 
 def dense_inverse(source, transition, mark, direct, graph: LineGraph) -> torch.Tensor:
