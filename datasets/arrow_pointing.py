@@ -16,13 +16,17 @@ a band of 2 r to either side. With d the distance of the centres, a pointing arr
 by at most asin(r / (1.2 d)) from the direction to the circle, uniformly; that of the others by at
 least asin(1.2 r / d). So the arrow's ray always hits by a margin or misses by one.
 
+So defined the task has a shortcut: at 192 pixels the band leaves so little of the square that a
+classifier that sees the arrow alone, its place and angle but no circle, is right on 92 % of the
+test images (on 78 % by the angle alone). On "ext" this rule is worth 64 %: a model well above 92 %
+and 64 % relates the two shapes. Sizes, places and the amount of black tell nothing.
+
 What the paper leaves open: here the circle is filled, each of the head's two strokes is half as
 long as the arrow, and edges are antialiased.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -200,7 +204,8 @@ class ArrowPointing(torch.utils.data.Dataset):
 def contact_sheet(path: str | Path, image_size: int = 192, scale: float = 1.0, seed: int = 0):
     """Write a picture of examples: pointing and not, of training size and twice as large.
 
-    All are shown at the same size of a pixel.
+    All are shown at the same size of a pixel. The picture of the documentation is
+    ``contact_sheet("docs/arrow_pointing.png")``.
 
     Args:
         path: the picture file; its folder is made.
@@ -227,13 +232,7 @@ def contact_sheet(path: str | Path, image_size: int = 192, scale: float = 1.0, s
         for j, image in enumerate(data.batch(chosen)[0]):
             x = gap + j * (cell + 7 * gap / (count - 1))
             ax = figure.add_axes((x / width, y / height, cell / width, cell / height))
-            ax.imshow(image[0], cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+            ax.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
             ax.axis("off")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, pil_kwargs={"optimize": True})
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write a picture of examples.")
-    parser.add_argument("--out", type=Path, default=Path("docs/arrow_pointing.png"))
-    contact_sheet(parser.parse_args().out)

@@ -55,12 +55,15 @@ class ImageDataset:
         return tuple(self.parts["train"][0].shape[1:])
 
     def part(self, name: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """Images and labels of "train", "valid" or "test"; the first ``limit`` of them.
+        """Images and labels of "train", "valid" or "test", or ``limit`` of them at most.
 
-        Folders and carved parts may be ordered by class: shuffle before a limit matters.
+        The limited are spread evenly, since sets are often ordered by class.
         """
         images, labels = self.parts[name]
-        return images[:limit], labels[:limit]
+        if limit is None or limit >= len(labels):
+            return images, labels
+        rows = torch.arange(limit) * len(labels) // max(limit, 1)
+        return images[rows], labels[rows]
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [..., C, Y, X] as float32 of mean 0 and variance 1 over the training set."""
