@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from experiments import baselines
-from experiments.baselines import LocalGNN, LocalLayer
+from experiments.baselines import LocalGNN, LocalLayer, make_conv
 from experiments.readout import SumMean
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTM
@@ -93,10 +93,12 @@ def _encoder(embedding: type[nn.Module], dim: int, inputs: Inputs, width: int) -
 
 
 def _local_branch(config: ModelConfig) -> Callable[[int, int | None], nn.Module]:
-    """The layer that the baseline itself is made of."""
+    """The layer that the baseline itself is made of; bare, where the block has a norm after it."""
+    bare = (config.options or {}).get("post_norm") is not None
 
     def make(channels: int, edge_dim: int | None) -> nn.Module:
-        return LocalLayer(config.local, channels, config.heads, edge_dim is not None)
+        layer = make_conv if bare else LocalLayer
+        return layer(config.local, channels, config.heads, edge_dim is not None)
 
     return make
 

@@ -75,6 +75,13 @@ class PLSTMBlock(torch.nn.Module):
         \\
         z &= y + \mathrm{drop}(\mathrm{FFN}(\mathrm{norm}(y)))
 
+    With a ``post_norm`` the sum of the branches is normalised and activated, as the layers of GIN
+    are:
+
+    .. math::
+        y = x + \mathrm{drop}(\mathrm{act}(\mathrm{post\_norm}(
+        \mathrm{PLSTM}(\mathrm{norm}(x)) + \mathrm{local}(\mathrm{norm}(x)))))
+
     Args:
         channels: width of input and output.
         heads: heads of the :class:`PLSTMConv`. Default 4.
@@ -88,7 +95,9 @@ class PLSTMBlock(torch.nn.Module):
             local branch (without one, as the identity) and learns how much to add to it.
             Default ``False``.
         dropout: of both branches and inside the feed-forward. Default 0.
-        norm: see :class:`Norm`. Default ``"layer_norm"``.
+        norm: before the branches, see :class:`Norm`. Default ``"layer_norm"``.
+        post_norm: after them, see :class:`Norm`; ``None`` leaves norm and activation out.
+            Default ``None``.
         act: activation, a name of :mod:`torch.nn`. Default ``"gelu"``.
         **kwargs: of :class:`PLSTMConv`: ``mode``, ``reverse``, ...
 
@@ -111,6 +120,7 @@ class PLSTMBlock(torch.nn.Module):
         zero_init: bool = False,
         dropout: float = 0.0,
         norm: str | None = "layer_norm",
+        post_norm: str | None = None,
         act: str = "gelu",
         **kwargs: Any,
     ) -> None:
@@ -121,6 +131,8 @@ class PLSTMBlock(torch.nn.Module):
         self.local = make_local(local, channels, edge_dim, act)
         names = () if self.local is None else inspect.signature(self.local.forward).parameters
         self.local_edge_attr = edge_dim is not None and "edge_attr" in names
+        self.post_norm = None if post_norm is None else Norm(post_norm, channels)
+        self.act = activation_resolver(act)
         self.dropout = torch.nn.Dropout(dropout)
         self.ffn_norm, self.ffn = None, None
         hidden = round(channels * ffn_ratio)
@@ -141,7 +153,14 @@ class PLSTMBlock(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        for module in (self.norm, self.conv, self.local, self.ffn_norm, *(self.ffn or ())):
+        for module in (
+            self.norm,
+            self.conv,
+            self.local,
+            self.post_norm,
+            self.ffn_norm,
+            *(self.ffn or ()),
+        ):
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
         self._reset_output()
@@ -160,6 +179,8 @@ class PLSTMBlock(torch.nn.Module):
         if self.local is not None:
             edges = {"edge_attr": edge_attr} if self.local_edge_attr else {}
             h = h + self.local(y, edge_index, **edges)
+        if self.post_norm is not None:
+            h = self.act(self.post_norm(h, batch))
         x = x + self.dropout(h)
         if self.ffn is not None:
             x = x + self.dropout(self.ffn(self.ffn_norm(x, batch)))

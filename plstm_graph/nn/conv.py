@@ -57,6 +57,9 @@ class PLSTMConv(MessagePassing):
             :meth:`plstm_graph.LineGraph.from_edge_index`. Default ``"auto"``.
         reverse: run against the direction of the DAG. Default ``False``.
         bias: of all linear maps. Default ``True``.
+        head_norm: the RMSNorm of each head before the output projection. Without it the output
+            grows with what a node has received, as the sums of GIN do: for targets that count.
+            Default ``True``.
         scale: factor on the query, in the readout and in Direct. Default 1.
         init: ``"graph"``, plain PyTorch initialisation of every map; ``"grid"`` starts as an
             almost lossless memory that is written and read little: gate weights 0, biases
@@ -91,6 +94,7 @@ class PLSTMConv(MessagePassing):
         orientation: str = "auto",
         reverse: bool = False,
         bias: bool = True,
+        head_norm: bool = True,
         scale: float = 1.0,
         init: str = "graph",
         form: str = "auto",
@@ -125,7 +129,7 @@ class PLSTMConv(MessagePassing):
         self.projection = Projection(
             in_channels, out_channels, heads, edge_dim, transition_node, bias, init
         )
-        self.norm = HeadRMSNorm(heads, out_channels // heads)
+        self.norm = HeadRMSNorm(heads, out_channels // heads) if head_norm else None
         self.lin_out = Linear(out_channels, out_channels, bias=bias)
         # A subclass that defines these anew wants to see the messages.
         steps = "message", "aggregate", "update"
@@ -136,7 +140,8 @@ class PLSTMConv(MessagePassing):
         """Draw all parameters anew, as ``init`` says."""
         super().reset_parameters()
         self.projection.reset_parameters()
-        self.norm.reset_parameters()
+        if self.norm is not None:
+            self.norm.reset_parameters()
         self.lin_out.reset_parameters()
 
     @property
@@ -241,7 +246,9 @@ class PLSTMConv(MessagePassing):
                 form=self.form,
                 backend=self.backend,
             )
-        out = self.lin_out(self.norm(out).flatten(1))
+        if self.norm is not None:
+            out = self.norm(out)
+        out = self.lin_out(out.flatten(1))
         if return_gates:
             return out, Gates(source, transition, mark, direct, line_graph)
         return out

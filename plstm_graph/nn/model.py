@@ -100,6 +100,7 @@ class PLSTM(torch.nn.Module):
         zero_init: see :class:`PLSTMBlock`. Default ``False``.
         dropout: in blocks and head. Default 0.
         norm: see :class:`PLSTMBlock`. Default ``"layer_norm"``.
+        post_norm: see :class:`PLSTMBlock`. Default ``None``.
         act: activation. Default ``"gelu"``.
         head_layers: linear maps of the head; all but the last one keep the width. Default 2.
         orientation: of the DAG when no ``line_graph`` is given. Default ``"auto"``.
@@ -133,6 +134,7 @@ class PLSTM(torch.nn.Module):
         zero_init: bool = False,
         dropout: float = 0.0,
         norm: str | None = "layer_norm",
+        post_norm: str | None = None,
         act: str = "gelu",
         head_layers: int = 2,
         orientation: str | Tensor = "auto",
@@ -164,6 +166,7 @@ class PLSTM(torch.nn.Module):
                 zero_init=zero_init,
                 dropout=dropout,
                 norm=norm,
+                post_norm=post_norm,
                 act=act,
                 mode=modes[i % len(modes)],
                 reverse=reverse,
