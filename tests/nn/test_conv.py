@@ -412,3 +412,15 @@ def test_line_graph_from_a_loader(conv):
     out = conv(*args, line_graph=LineGraph.from_data(batch))
     parts = [conv(data.x, data.edge_index, data.edge_attr) for data in data_list]
     torch.testing.assert_close(out, torch.cat(parts), rtol=1e-6, atol=1e-8)
+
+
+def test_without_head_norm_the_output_is_linear_in_what_was_received():
+    torch.manual_seed(0)
+    x, edge_index = torch.randn(4, 6), torch.tensor([[0, 1, 1], [1, 2, 3]])
+    conv = PLSTMConv(6, 6, heads=2, head_norm=False, bias=False)
+    assert conv.norm is None and not any("norm" in name for name, _ in conv.named_parameters())
+    with torch.no_grad():
+        want = 3 * conv(x, edge_index)
+        conv.projection.lin_node.weight[conv.projection.lin_node.rows["value"]] *= 3
+        assert torch.allclose(conv(x, edge_index), want, atol=1e-6)
+    conv.reset_parameters()
