@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from plstm_graph.ops import native
 from plstm_graph.ops.triton.common import INTERPRETER_HINT, import_error, interpreting
 
 
@@ -38,12 +39,20 @@ def backends() -> Backends:
     return Backends(
         {
             "torch on CPU": Backend(True, f"torch {torch.__version__}"),
+            "native on CPU": _native(),
             "torch on GPU": _gpu(),
             "triton on GPU": _triton_on_gpu(),
             "triton on CPU": _triton_on_cpu(),
             "torch_scatter": _scatter(),
         }
     )
+
+
+def _native() -> Backend:
+    reason = native.unavailable()
+    if reason is not None:
+        return Backend(False, reason)
+    return Backend(True, "kernels in C, compiled for this processor (backend='torch')")
 
 
 def _gpu() -> Backend:

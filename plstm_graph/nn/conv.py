@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
@@ -57,6 +58,9 @@ class PLSTMConv(MessagePassing):
             :meth:`plstm_graph.LineGraph.from_edge_index`. Default ``"auto"``.
         reverse: run against the direction of the DAG. Default ``False``.
         bias: of all linear maps. Default ``True``.
+        qk_norm: scale queries and keys to unit length, per head: their products lie between -1
+            and 1 whatever the size of x, and the layer is as linear in x as its values.
+            Default ``False``.
         head_norm: the RMSNorm of each head before the output projection. Without it the output
             grows with what a node has received, as the sums of GIN do: for targets that count.
             Default ``True``.
@@ -94,6 +98,7 @@ class PLSTMConv(MessagePassing):
         orientation: str = "auto",
         reverse: bool = False,
         bias: bool = True,
+        qk_norm: bool = False,
         head_norm: bool = True,
         scale: float = 1.0,
         init: str = "graph",
@@ -124,6 +129,7 @@ class PLSTMConv(MessagePassing):
         self.orientation = orientation
         self.reverse = reverse
         self.scale = scale
+        self.qk_norm = qk_norm
         self.form = form
         self.backend = backend
         self.projection = Projection(
@@ -209,6 +215,8 @@ class PLSTMConv(MessagePassing):
         )
         direct = direct.sigmoid()
         query, key, value = (part.unflatten(-1, (H, -1)) for part in (query, key, value))
+        if self.qk_norm:
+            query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
         source, transition, mark = self.edge_updater(
             dag.edge_index,
             at_source=at_source,

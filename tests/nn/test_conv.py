@@ -424,3 +424,17 @@ def test_without_head_norm_the_output_is_linear_in_what_was_received():
         conv.projection.lin_node.weight[conv.projection.lin_node.rows["value"]] *= 3
         assert torch.allclose(conv(x, edge_index), want, atol=1e-6)
     conv.reset_parameters()
+
+
+def test_qk_norm_bounds_what_the_size_of_the_input_does():
+    """Ten times the query and key, or the value alone: only the value's size shows."""
+    torch.manual_seed(0)
+    x, edge_index = torch.randn(4, 6), torch.tensor([[0, 1, 1], [1, 2, 3]])
+    conv = PLSTMConv(6, 6, heads=2, qk_norm=True, head_norm=False, bias=False)
+    rows = conv.projection.lin_node.rows
+    with torch.no_grad():
+        want = conv(x, edge_index)
+        for name, factor in (("query", 1), ("key", 1), ("value", 10)):
+            conv.projection.lin_node.weight[rows[name]] *= 10
+            want = want * factor
+            assert torch.allclose(conv(x, edge_index), want, rtol=1e-4, atol=1e-6)

@@ -5,16 +5,20 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from plstm_graph import LineGraph, grid_line_graph, plstm
-from plstm_graph.ops import gating, gating_matrix
+from plstm_graph.ops import gating, gating_matrix, native
 from tests.zoo import ZOO, inputs
 
 zoo = pytest.mark.parametrize("name", ZOO)
 
 
-@pytest.fixture
-def small_pieces(monkeypatch):
-    """One head at a time."""
-    monkeypatch.setattr(gating, "PIECE_ELEMENTS", 1)
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def kernels(request, monkeypatch):
+    """The compiled kernels, with tiles of columns, and what stands in for them."""
+    if request.param == "torch":
+        monkeypatch.setenv("PLSTM_NATIVE", "0")
+    else:
+        assert native.unavailable() is None
+        monkeypatch.setattr(gating, "_tile", lambda edges, nodes: max(1, min(3, nodes)))
 
 
 def dense_inverse(source, transition, mark, direct, graph: LineGraph) -> torch.Tensor:
@@ -96,7 +100,7 @@ def test_gradients_are_those_of_the_layer(name, states):
 
 
 @pytest.mark.parametrize("name", ["hub", "diamond", "grid"])
-def test_gradcheck(name, small_pieces):
+def test_gradcheck(name):
     g = ZOO[name]()
     gates = inputs(g)[3:]
     assert gradcheck(lambda *x: gating_matrix(*x, g), gates)
@@ -107,7 +111,7 @@ def test_gradgradcheck():
     assert gradgradcheck(lambda *x: gating_matrix(*x, g), inputs(g)[3:])
 
 
-def test_views_are_summed(small_pieces):
+def test_views_are_summed():
     g = grid_line_graph(3, 4)
     gates = inputs(g, heads=6)[3:]
     node = torch.arange(12).view(3, 4)
@@ -129,6 +133,7 @@ def test_half_precision_and_compile():
     got = gating_matrix(*(gate.bfloat16() for gate in gates), g)
     assert got.dtype == torch.float32
     assert torch.allclose(got, want, rtol=0.1, atol=0.1)
+    gating.with_readout(g)  # graphs are not built under the tracer
     compiled = torch.compile(lambda *x: gating_matrix(*x, g), fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(*gates), want, atol=1e-6)
 

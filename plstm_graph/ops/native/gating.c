@@ -1,0 +1,148 @@
+/* The gating matrix of one graph, forward and backward: see gating.py for the shapes.
+ *
+ * This file is included once for each REAL (float, double), with NAME(x) giving the names.
+ *
+ * A unit of work is a head: all its views, one after the other. The gating row of edge e,
+ *
+ *     row_e = S_e onehot(src(e)) + sum over l = (e', e) of T_l row_e',
+ *
+ * is zero outside of the columns [lo_e, hi_e) of its ancestors, and columns never mix. So columns
+ * are cut in tiles narrow enough that the rows of all edges stay in the cache.
+ */
+
+#define AXPY(y, a, x, n)                                        \
+    do {                                                        \
+        _Pragma("omp simd") for (int64_t i_ = 0; i_ < (n); i_++) (y)[i_] += (a) * (x)[i_]; \
+    } while (0)
+
+static REAL NAME(dot)(const REAL *x, const REAL *y, int64_t n) {
+    REAL sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) sum += x[i] * y[i];
+    return sum;
+}
+
+/* The part of [lo, hi) that lies in the tile [c, c + w), counted from c; empty if from >= to. */
+#define CLIP(e)                                       \
+    int64_t from = lo[e] - c, to = hi[e] - c;         \
+    if (from < 0) from = 0;                           \
+    if (to > w) to = w;
+
+/* Rows of all edges in the columns [c, c + w), rows [E, width]. */
+static void NAME(rows)(const REAL *source, const REAL *transition, REAL *rows, int64_t c,
+                       int64_t w, int64_t width, int64_t edges, const int64_t *order,
+                       const int64_t *ptr, const int64_t *before, const int64_t *line,
+                       const int64_t *src, const int64_t *lo, const int64_t *hi) {
+    for (int64_t i = 0; i < edges; i++) {
+        int64_t e = order[i];
+        CLIP(e)
+        if (from >= to) continue;
+        REAL *row = rows + e * width;
+        memset(row + from, 0, (to - from) * sizeof(REAL));
+        for (int64_t p = ptr[e]; p < ptr[e + 1]; p++) {
+            int64_t d = before[p];
+            CLIP(d)
+            if (from < to) AXPY(row + from, transition[line[p]], rows + d * width + from, to - from);
+        }
+        if (src[e] >= c && src[e] < c + w) row[src[e] - c] += source[e];
+    }
+}
+
+/* G[view(n), view(m)] of heads [first, last) summed over views; G [heads, N, N]. */
+void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL *mark,
+                          const REAL *direct, REAL *gating, REAL *work, int64_t first,
+                          int64_t last, int64_t heads, int64_t views, int64_t nodes,
+                          int64_t edges, int64_t lines, int64_t width, const int64_t *view,
+                          const int64_t *order, const int64_t *ptr, const int64_t *before,
+                          const int64_t *line, const int64_t *src, const int64_t *dst,
+                          const int64_t *lo, const int64_t *hi) {
+    REAL *rows = work, *part = work + edges * width; /* [E, width], [N, width] */
+    for (int64_t h = first; h < last; h++) {
+        REAL *g = gating + h * nodes * nodes;
+        memset(g, 0, nodes * nodes * sizeof(REAL));
+        for (int64_t o = 0; o < views; o++) {
+            int64_t head = o * heads + h;
+            const int64_t *place = view + o * nodes;
+            const REAL *m = mark + head * edges;
+            for (int64_t c = 0; c < nodes; c += width) {
+                int64_t w = nodes - c < width ? nodes - c : width;
+                NAME(rows)
+                (source + head * edges, transition + head * lines, rows, c, w, width, edges,
+                 order, ptr, before, line, src, lo, hi);
+                memset(part, 0, nodes * width * sizeof(REAL));
+                for (int64_t e = 0; e < edges; e++) {
+                    CLIP(e)
+                    if (from < to)
+                        AXPY(part + dst[e] * width + from, m[e], rows + e * width + from,
+                             to - from);
+                }
+                for (int64_t n = 0; n < nodes; n++) {
+                    REAL *out = g + place[n] * nodes;
+                    for (int64_t k = 0; k < w; k++) out[place[c + k]] += part[n * width + k];
+                }
+            }
+            for (int64_t n = 0; n < nodes; n++)
+                g[place[n] * (nodes + 1)] += direct[head * nodes + n];
+        }
+    }
+}
+
+/* The gradients, head-major like the gates, from the gradient of G. */
+void NAME(gating_backward)(const REAL *grad, const REAL *source, const REAL *transition,
+                           const REAL *mark, REAL *d_source, REAL *d_transition, REAL *d_mark,
+                           REAL *d_direct, REAL *work, int64_t first, int64_t last,
+                           int64_t heads, int64_t views, int64_t nodes, int64_t edges,
+                           int64_t lines, int64_t width, const int64_t *view,
+                           const int64_t *order, const int64_t *ptr, const int64_t *before,
+                           const int64_t *line, const int64_t *src, const int64_t *dst,
+                           const int64_t *lo, const int64_t *hi) {
+    REAL *rows = work, *adjoint = work + edges * width, *part = work + 2 * edges * width;
+    for (int64_t h = first; h < last; h++) {
+        const REAL *g = grad + h * nodes * nodes;
+        for (int64_t o = 0; o < views; o++) {
+            int64_t head = o * heads + h;
+            const int64_t *place = view + o * nodes;
+            const REAL *t = transition + head * lines, *m = mark + head * edges;
+            REAL *dt = d_transition + head * lines, *dm = d_mark + head * edges;
+            REAL *ds = d_source + head * edges;
+            memset(dt, 0, lines * sizeof(REAL));
+            memset(dm, 0, edges * sizeof(REAL));
+            for (int64_t c = 0; c < nodes; c += width) {
+                int64_t w = nodes - c < width ? nodes - c : width;
+                NAME(rows)
+                (source + head * edges, t, rows, c, w, width, edges, order, ptr, before, line,
+                 src, lo, hi);
+                for (int64_t n = 0; n < nodes; n++) {
+                    const REAL *in = g + place[n] * nodes;
+                    for (int64_t k = 0; k < w; k++) part[n * width + k] = in[place[c + k]];
+                }
+                for (int64_t e = 0; e < edges; e++) {
+                    CLIP(e)
+                    if (from >= to) continue;
+                    const REAL *in = part + dst[e] * width + from;
+                    REAL *a = adjoint + e * width + from;
+                    dm[e] += NAME(dot)(in, rows + e * width + from, to - from);
+                    for (int64_t k = 0; k < to - from; k++) a[k] = m[e] * in[k];
+                }
+                /* Against the order, an edge has heard of all that it was passed on to. */
+                for (int64_t i = edges - 1; i >= 0; i--) {
+                    int64_t e = order[i];
+                    const REAL *a = adjoint + e * width;
+                    for (int64_t p = ptr[e]; p < ptr[e + 1]; p++) {
+                        int64_t d = before[p], l = line[p];
+                        CLIP(d)
+                        if (from >= to) continue;
+                        dt[l] += NAME(dot)(rows + d * width + from, a + from, to - from);
+                        AXPY(adjoint + d * width + from, t[l], a + from, to - from);
+                    }
+                    if (src[e] >= c && src[e] < c + w) ds[e] = a[src[e] - c];
+                }
+            }
+            for (int64_t n = 0; n < nodes; n++)
+                d_direct[head * nodes + n] = g[place[n] * (nodes + 1)];
+        }
+    }
+}
+
+#undef AXPY
+#undef CLIP

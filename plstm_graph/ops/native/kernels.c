@@ -1,0 +1,16 @@
+/* Kernels for CPUs, compiled when they are first needed: see __init__.py. */
+
+#include <stdint.h>
+#include <string.h>
+
+#define REAL float
+#define NAME(x) x##_f32
+#include "gating.c"
+#undef REAL
+#undef NAME
+
+#define REAL double
+#define NAME(x) x##_f64
+#include "gating.c"
+#undef REAL
+#undef NAME
