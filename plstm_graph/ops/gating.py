@@ -38,7 +38,7 @@ from plstm_graph.ops.dispatch import plstm_cost
 from plstm_graph.ops.scan import levelwise_dag_scan
 from plstm_graph.ops.triton.dag_scan import triton_dag_scan
 
-#: Elements of the native kernel's rows, of all edges in a tile of columns: half a megabyte of floats.
+#: Elements of the rows that the native kernel scans together (half a megabyte of floats).
 TILE_ELEMENTS = 1 << 17
 #: Most elements of all matrices for which :func:`gating_pays`.
 MAX_GATING = 1 << 27
