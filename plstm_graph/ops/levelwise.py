@@ -42,7 +42,7 @@ class StateTables(NamedTuple):
     backward: LevelSchedule
 
 
-def _tiles(edges: int, heads: int, k: int, v: int) -> list[slice]:
+def tiles(edges: int, heads: int, k: int, v: int) -> list[slice]:
     """Slices of V whose states hold at most ``TILE_ELEMENTS`` elements."""
     tile = max(1, min(v, TILE_ELEMENTS // max(1, edges * heads * k)))
     return [slice(i, min(i + tile, v)) for i in range(0, v, tile)]
@@ -90,7 +90,7 @@ def states_forward(
     h = (direct * (q * key).sum(-1))[..., None] * value
     to = dst.index_select(0, schedule.order)
     marked = q.index_select(0, to) * mark.index_select(0, schedule.order)[..., None]
-    for tile in _tiles(src.numel(), *key.shape[1:], value.size(2)):
+    for tile in tiles(src.numel(), *key.shape[1:], value.size(2)):
         states = _scan_outer(key, value[..., tile], source, src, transition, schedule)
         h[..., tile].index_add_(0, to, _contract_rows(states, marked))
     return h
@@ -115,7 +115,7 @@ def states_backward(
     start = src.index_select(0, back.order)
     e_in, e_out = tables.line_index
     c_row, a_row = there.position.index_select(0, e_in), back.position.index_select(0, e_out)
-    for tile in _tiles(src.numel(), *key.shape[1:], value.size(2)):
+    for tile in tiles(src.numel(), *key.shape[1:], value.size(2)):
         g, v = grad[..., tile], value[..., tile]
         states = _scan_outer(key, v, source, src, transition, there)
         read = _contract_columns(states, g.index_select(0, to))  # C_e g
