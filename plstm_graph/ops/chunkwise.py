@@ -39,8 +39,8 @@ from plstm_graph.dag.schedule import LevelSchedule
 from plstm_graph.ops.levelwise import tiles
 from plstm_graph.ops.scan import edge_dot, scan, scan_levels_
 
-#: Elements that the temporaries of a piece of chunks may hold (float32: 8 MB, near the cache).
-PIECE_ELEMENTS = 1 << 21
+#: Elements that the temporaries of a piece of chunks may hold (float32: 1 MB, near the cache).
+PIECE_ELEMENTS = 1 << 18
 
 
 class _Piece(NamedTuple):
@@ -49,6 +49,13 @@ class _Piece(NamedTuple):
     chunks: slice
     exits: slice
     entries: slice
+
+
+class Kept(NamedTuple):
+    """What backward needs of the forward."""
+
+    inside: Tensor  # A, [m, H, c, c]
+    states: Tensor | None  # at exits and entries; None if they are too many to be kept
 
 
 class _Edges(NamedTuple):
@@ -90,7 +97,9 @@ def _inside(transition: Tensor, tables: ChunkTables) -> Tensor:
     rows = transition.new_zeros(edges + 1, heads, c)
     rows.view(-1).index_fill_(0, plan.identity, 1.0)
     scan_levels_(rows[:edges], transition.index_select(0, plan.inner_line), tables.inner)
-    return _gather(rows, plan.scan_row, plan)
+    inside = _gather(rows, plan.scan_row, plan)
+    # Long products of transitions below 1 underflow, and processors are slow on subnormals.
+    return torch.hardshrink(inside, torch.finfo(inside.dtype).tiny * 2**26, out=inside)
 
 
 def _inside_backward(
@@ -213,8 +222,8 @@ def chunks_forward(
     direct: Tensor,
     scale: float,
     tables: ChunkTables,
-) -> tuple[Tensor, Tensor]:
-    """The layer, shapes as :func:`plstm_graph.ops.plstm`, without J; and A [m, H, c, c]."""
+) -> tuple[Tensor, Kept]:
+    """The layer; shapes as :func:`plstm_graph.ops.plstm`, without J."""
     plan, (_, heads, k) = tables.plan, key.shape
     q = query * scale
     out = ((direct * (q * key).sum(-1))[..., None] * value).contiguous()
@@ -225,7 +234,8 @@ def chunks_forward(
         q_p, k_p, v_p = (x[p.chunks] for x in edges)
         torch.matmul((q_p @ k_p.mT).mul_(inside[p.chunks]), v_p, out=read[p.chunks])
     weights = _border_weights(inside, transition, plan)
-    for tile in tiles(tables.border.order.numel(), heads, k, value.size(2)):
+    v_tiles = tiles(tables.border.order.numel(), heads, k, value.size(2))
+    for tile in v_tiles:
         states = _border_states(edges, tile, inside, weights, tables)
         for p in _pieces(plan, heads, k):
             if p.entries.start < p.entries.stop:
@@ -234,16 +244,16 @@ def chunks_forward(
                 z = _load(states, plan.entry_id[p.entries], q_p.size(0))
                 read[p.chunks][..., tile] += _spread(columns, q_p) @ z
     out.flatten(0, 1).index_add_(0, plan.dst_row, read.flatten(0, 2))
-    return out, inside
+    return out, Kept(inside, states if len(v_tiles) == 1 else None)
 
 
 def chunks_backward(
-    grad: Tensor, inputs: Sequence[Tensor], scale: float, tables: ChunkTables, inside: Tensor
+    grad: Tensor, inputs: Sequence[Tensor], scale: float, tables: ChunkTables, kept: Kept
 ) -> tuple[Tensor, ...]:
-    """Gradients of the seven inputs of :func:`chunks_forward`, given its A."""
+    """Gradients of the seven inputs of :func:`chunks_forward`."""
     query, key, value, source, transition, mark, _ = inputs
     plan, (_, heads, k) = tables.plan, key.shape
-    q = query * scale
+    inside, q = kept.inside, query * scale
     edges = _edges_of(q, key, value, source, mark, plan)
     g = _gather(grad, plan.dst_row, plan)
     d = _Edges(*(torch.empty_like(x) for x in edges))
@@ -259,7 +269,12 @@ def chunks_backward(
     weights = _border_weights(inside, transition, plan)
     dweights = torch.zeros_like(weights)
     for tile in tiles(tables.border.order.numel(), heads, k, value.size(2)):
-        dweights += _border_backward(g[..., tile], tile, edges, d, inside, dinside, weights, tables)
+        states = kept.states
+        if states is None:
+            states = _border_states(edges, tile, inside, weights, tables)
+        dweights += _border_backward(
+            g[..., tile], tile, states, edges, d, inside, dinside, weights, tables
+        )
     dtransition = torch.zeros_like(transition)
     _border_weights_backward(dweights, dtransition, dinside, inside, transition, plan)
     dinner = _inside_backward(dinside, inside, transition, tables)
@@ -270,6 +285,7 @@ def chunks_backward(
 def _border_backward(
     g: Tensor,
     tile: slice,
+    states: Tensor,
     edges: _Edges,
     d: _Edges,
     inside: Tensor,
@@ -280,7 +296,6 @@ def _border_backward(
     """Adds to ``d`` and ``dinside`` what goes over borders; the gradient of the weights."""
     plan, (_, heads, _, k) = tables.plan, edges.key.shape
     value = edges.value[..., tile]
-    states = _border_states(edges, tile, inside, weights, tables)
     adjoint = torch.zeros_like(states)
     for p in _pieces(plan, heads, k):
         if p.entries.start < p.entries.stop:

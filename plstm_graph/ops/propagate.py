@@ -19,6 +19,7 @@ from plstm_graph.dag.buckets import BucketPlan, bucket_plan
 from plstm_graph.dag.chunks import ChunkPlan, ChunkTables, chunk_tables
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.schedule import LevelSchedule, level_schedule
+from plstm_graph.ops.chunkwise import Kept as ChunksKept
 from plstm_graph.ops.chunkwise import chunks_backward, chunks_forward
 from plstm_graph.ops.compose import composed_grads
 from plstm_graph.ops.levelwise import StateTables, states_backward, states_forward
@@ -111,7 +112,7 @@ def _segment_solver(transition: Tensor, tables: Sequence[Tensor]) -> Solver:
     return solve_
 
 
-Kept = tuple[BucketPlan, Solver, Saved] | Tensor | None
+Kept = tuple[BucketPlan, Solver, Saved] | ChunksKept | None
 
 
 def _forward(
