@@ -31,7 +31,7 @@ from plstm_graph.dag.expand import expand_states
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.segments import bucket_cost, segments
 from plstm_graph.dag.split import SubGraph, subgraph
-from plstm_graph.ops.checks import check_plstm, check_scan, resolve_backend
+from plstm_graph.ops.checks import TORCH_FORMS, check_plstm, check_scan, resolve_backend
 from plstm_graph.ops.levelwise import payload_of
 from plstm_graph.ops.naive import naive_plstm
 from plstm_graph.ops.propagate import SEGMENTS, propagate, tables_of
@@ -108,6 +108,8 @@ def _inner_form(form: str, line_graph: LineGraph, heads: int, k: int, v: int) ->
     """The form of :mod:`plstm_graph.ops.propagate` for a public one."""
     if form == "parallel":
         return "dense"
+    if form == "chunkwise":
+        return "chunks"
     key = ("payload", heads, k, v)
     if key not in line_graph._cache:
         line_graph._cache[key] = payload_of(line_graph, heads, k, v)
@@ -196,8 +198,10 @@ def plstm(
         direct: [N, H].
         line_graph: the DAG with its line graph.
         scale: multiplies the query, in the direct term too.
-        form: ``"auto"`` (by cost, see the module), ``"naive"``, ``"parallel"``, ``"levelwise"``.
-        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"``.
+        form: ``"auto"`` (by cost, see the module), ``"naive"``, ``"parallel"``, ``"levelwise"``,
+            ``"chunkwise"``.
+        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"`` (not for ``"naive"`` and
+            ``"chunkwise"``).
 
     Returns:
         [N, H, V] in the dtype of ``value``. float32 and float64 compute in their own precision,
@@ -209,7 +213,7 @@ def plstm(
     """
     inputs = (query, key, value, source, transition, mark, direct)
     check_plstm(*inputs, line_graph, form, backend)
-    if backend == "auto" and (form == "naive" or key.size(2) > MAX_KEY_SIZE):
+    if backend == "auto" and (form in TORCH_FORMS or key.size(2) > MAX_KEY_SIZE):
         backend = "torch"
     backend = resolve_backend(backend, line_graph.device)
     if backend == "triton" and form != "parallel":
