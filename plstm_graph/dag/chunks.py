@@ -1,6 +1,7 @@
 r"""Chunks of a line graph's topological order, and the condensed line graph of their borders.
 
-The edges of each part, in topological order, are cut into *chunks* of c. A line edge lies inside a
+The edges of each part, in topological order, are cut into *chunks* of up to c, where few
+states cross. A line edge lies inside a
 chunk or crosses a border. An edge whose state crosses is an *exit* of its chunk, an edge that
 receives such a state an *entry* of its own. Two line graphs follow, and each is scanned:
 
@@ -12,8 +13,7 @@ receives such a state an *entry* of its own. Two line graphs follow, and each is
   most as many levels as chunks. The entries pass nothing on: they are there to be read.
 
 Chunks with about as many exits or entries (up to the next power of two) stand together in one
-*bucket* and are padded to the most of them. A reversed graph has the same chunks (an order run
-backwards, cut at the same places), its exits and entries swapped.
+*bucket* and are padded to the most of them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from plstm_graph.dag.segments import segments
 
 #: The least and the most edges of a chunk.
 SMALLEST, LARGEST = 32, 128
+#: A chunk may end up to c / SLACK edges before it is full.
+SLACK = 4
 #: Elements of the matrices squared together when detours are looked for.
 _SLICE = 1 << 22
 
@@ -53,12 +55,15 @@ class ChunkPlan(NamedTuple):
         back_row: [E * H] padded rows in the order of the reversed inner schedule.
         inner_line: [L_inner] line edges inside chunks; inner_in: [L_inner * H] padded row of their
             e_in; inner_out: [L_inner * H] row of their e_out in the order of the reversed schedule.
-        exit_local, entry_local: places in the chunk; exit_id, entry_id: vertices of the condensed
-            graph; both [X] or [I], chunk by chunk (padding: place 0, a vertex past the last).
+        exit_local, entry_local: [X], [I] places in the chunk, chunk by chunk (padding: 0).
+        exit_row, entry_row: [X], [I] their rows in the order of the condensed schedule, and
+        exit_back, entry_back: of its reverse (padding: a row past the last).
         detour_at: [D * H] the place (o, i) of each detour in the [F, c] buffer; detour_line: [D]
             its crossing line edge; detour_pair: [D] its condensed line edge.
         cross_line: [L_cross] line edges that cross.
-        border_index: [2, pairs + L_cross] condensed line edges: exit to exit, then exit to entry.
+        border_in, border_out: [pairs + L_cross] condensed line edges, exit to exit, then exit to
+            entry: rows of their tails in the order of the condensed schedule, and of their heads
+            in that of its reverse.
     """
 
     sizes: Tensor
@@ -74,14 +79,17 @@ class ChunkPlan(NamedTuple):
     inner_in: Tensor
     inner_out: Tensor
     exit_local: Tensor
-    exit_id: Tensor
+    exit_row: Tensor
+    exit_back: Tensor
     entry_local: Tensor
-    entry_id: Tensor
+    entry_row: Tensor
+    entry_back: Tensor
     detour_at: Tensor
     detour_line: Tensor
     detour_pair: Tensor
     cross_line: Tensor
-    border_index: Tensor
+    border_in: Tensor
+    border_out: Tensor
 
 
 class ChunkTables(NamedTuple):
@@ -149,6 +157,9 @@ def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:
 
     inner_schedules = level_schedule(inner), level_schedule(inner.reverse())
     there, back = (s.position.cpu().numpy() for s in inner_schedules)
+    border_schedules = level_schedule(border), level_schedule(border.reverse())
+    # One vertex more, for padding.
+    rows = [np.append(s.position.cpu().numpy(), size) for s in border_schedules]
     h = np.arange(heads)
     padded = (chunks.of[:, None] * heads + h) * chunks.size + chunks.local[:, None]  # [E, H]
     src, dst = line_graph.edge_index.cpu().numpy()
@@ -166,13 +177,14 @@ def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:
         inner_line,
         padded[inner_in].reshape(-1),
         (back[inner_out][:, None] * heads + h).reshape(-1),
-        *_border_table(exits, chunks, bounds[:, 1], 0, size),
-        *_border_table(entries, chunks, bounds[:, 2], exits.size, size),
+        *_border_table(exits, chunks, bounds[:, 1], 0, rows),
+        *_border_table(entries, chunks, bounds[:, 2], exits.size, rows),
         (padded[out_of] * chunks.size + chunks.local[into][:, None]).reshape(-1),
         detour[:, 2],
         pair,
         cross_line,
-        border_index,
+        rows[0][border_index[0]],
+        rows[1][border_index[1]],
     )
     starts = np.flatnonzero(np.diff(bounds[:, 0], prepend=-1))
     sizes = np.stack([np.diff(np.append(starts, len(bounds))), *bounds[starts, 1:].T], axis=1)
@@ -181,18 +193,39 @@ def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:
         torch.tensor(chunks.size),
         *(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays),
     )
-    return ChunkTables(
-        plan, *inner_schedules, level_schedule(border), level_schedule(border.reverse())
-    )
+    return ChunkTables(plan, *inner_schedules, *border_schedules)
 
 
 def _cut(line_graph: LineGraph) -> _Chunks:
+    """Chunks of at most c edges, each ending where fewest states cross, or as late as possible."""
     seg = segments(line_graph)
     c = chunk_size(line_graph)
-    per_part = -(-seg.num_edges // c)
-    first = np.cumsum(per_part) - per_part
-    chunk = first[seg.edge_part] + seg.edge_local // c
-    return _Chunks(c, int(per_part.sum()), chunk, seg.edge_local % c)
+    e = seg.edge_part.size
+    first = np.cumsum(seg.num_edges) - seg.num_edges
+    position = first[seg.edge_part] + seg.edge_local
+    starts = np.zeros(e + 1, dtype=bool)
+    starts[first] = True
+    crossing = _crossing(position, line_graph.line_index.cpu().numpy())
+    for part in np.flatnonzero(seg.num_edges > c):
+        at, end = int(first[part]), int(first[part] + seg.num_edges[part])
+        while end - at > c:
+            # From the latest end on, so that of equals argmin takes the latest.
+            at += c - int(crossing[at + c - c // SLACK : at + c + 1][::-1].argmin())
+            starts[at] = True
+    start = np.flatnonzero(starts[:e])
+    chunk = np.cumsum(starts[:e]) - 1
+    return _Chunks(c, start.size, chunk[position], position - start[chunk[position]])
+
+
+def _crossing(position: np.ndarray, line_index: np.ndarray) -> np.ndarray:
+    """[E + 1] exits at a cut before each position: their number squared is that of detours."""
+    e_in, e_out = line_index
+    low, high = position.copy(), position.copy()  # a reversed graph's order runs backwards
+    np.minimum.at(low, e_in, position[e_out])
+    np.maximum.at(high, e_in, position[e_out])
+    size = position.size + 2
+    change = np.bincount(low + 1, minlength=size) - np.bincount(high + 1, minlength=size)
+    return np.cumsum(change)[:-1]
 
 
 def _border(edges: np.ndarray, chunks: _Chunks) -> np.ndarray:
@@ -233,17 +266,17 @@ def _rows(values: np.ndarray, chunks: _Chunks, padded: np.ndarray, fill: int | N
 
 
 def _border_table(
-    edges: np.ndarray, chunks: _Chunks, wide: np.ndarray, first: int, fill: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the chunk, and vertices from ``first`` on, chunk by chunk in ``wide`` columns."""
+    edges: np.ndarray, chunks: _Chunks, wide: np.ndarray, first: int, rows: list[np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """Places in the chunk, and the rows of the vertices from ``first`` on, in ``wide`` columns."""
     chunk = chunks.of[edges]
     count = np.bincount(chunk, minlength=chunks.count)
     slot = np.arange(edges.size) - np.repeat(np.cumsum(count) - count, count)
     at = (np.cumsum(wide) - wide)[chunk] + slot
     local = np.zeros(int(wide.sum()), dtype=np.int64)
-    vertex = np.full(local.size, fill)
+    vertex = np.full(local.size, rows[0].size - 1)
     local[at], vertex[at] = chunks.local[edges], first + np.arange(edges.size)
-    return local, vertex
+    return local, *(row[vertex] for row in rows)
 
 
 def _detours(

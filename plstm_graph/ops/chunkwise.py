@@ -37,7 +37,7 @@ from torch import Tensor
 from plstm_graph.dag.chunks import ChunkPlan, ChunkTables
 from plstm_graph.dag.schedule import LevelSchedule
 from plstm_graph.ops.levelwise import tiles
-from plstm_graph.ops.scan import edge_dot, scan, scan_levels_
+from plstm_graph.ops.scan import edge_dot, scan_levels_
 
 #: Elements that the temporaries of a piece of chunks may hold (float32: 1 MB, near the cache).
 PIECE_ELEMENTS = 1 << 18
@@ -116,7 +116,7 @@ def _inside_backward(
 def _border_weights(inside: Tensor, transition: Tensor, plan: ChunkPlan) -> Tensor:
     """R for the pairs of exits, then T_x: [pairs + L_cross, H]."""
     heads = transition.size(1)
-    pairs = plan.border_index.size(1) - plan.cross_line.numel()
+    pairs = plan.border_in.numel() - plan.cross_line.numel()
     detours = inside.view(-1).index_select(0, plan.detour_at).view(-1, heads)
     detours = detours * transition.index_select(0, plan.detour_line)
     through = transition.new_zeros(pairs, heads).index_add_(0, plan.detour_pair, detours)
@@ -132,7 +132,7 @@ def _border_weights_backward(
     plan: ChunkPlan,
 ) -> None:
     """Adds to the gradients of T and A."""
-    pairs = plan.border_index.size(1) - plan.cross_line.numel()
+    pairs = plan.border_in.numel() - plan.cross_line.numel()
     dtransition.index_add_(0, plan.cross_line, dweights[pairs:])
     d = dweights.index_select(0, plan.detour_pair)
     a = inside.view(-1).index_select(0, plan.detour_at).view_as(d)
@@ -165,31 +165,30 @@ def _spread_backward(dspread: Tensor, columns: Tensor, vectors: Tensor) -> tuple
     return (d * vectors[..., None, :]).sum(4), (d * columns[..., None]).sum(3)
 
 
-def _load(states: Tensor, vertex: Tensor, n: int) -> Tensor:
-    """States [*, H, K, V] of n chunks' vertices [n * W] -> [n, H, W * K, V]."""
+def _load(states: Tensor, row: Tensor, n: int) -> Tensor:
+    """States [*, H, K, V] at the rows [n * W] of n chunks -> [n, H, W * K, V]."""
     _, heads, k, v = states.shape
-    rows = states.index_select(0, vertex).view(n, -1, heads, k * v)
+    rows = states.index_select(0, row).view(n, -1, heads, k * v)
     return rows.transpose(1, 2).reshape(n, heads, -1, v)
 
 
-def _store(states: Tensor, vertex: Tensor, values: Tensor) -> None:
-    """The inverse of :func:`_load`; what is padding goes to the last vertex."""
+def _store(states: Tensor, row: Tensor, values: Tensor) -> None:
+    """The inverse of :func:`_load`; padding goes to the last row."""
     _, heads, k, v = states.shape
     rows = values.reshape(values.size(0), heads, -1, k * v).transpose(1, 2)
-    states.index_copy_(0, vertex, rows.reshape(-1, heads, k, v))
+    states.index_copy_(0, row, rows.reshape(-1, heads, k, v))
 
 
-def _border_scan(states: Tensor, weights: Tensor, schedule: LevelSchedule) -> Tensor:
-    """The condensed recurrence; the last vertex, which stands for padding, is zero."""
-    states[:-1] = scan(states[:-1], weights, schedule)
+def _scan_border(states: Tensor, weights: Tensor, schedule: LevelSchedule) -> None:
+    """The condensed recurrence in place, in the order of ``schedule``; padding becomes zero."""
+    scan_levels_(states[:-1], weights, schedule)
     states[-1] = 0
-    return states
 
 
 def _border_states(
     edges: _Edges, tile: slice, inside: Tensor, weights: Tensor, tables: ChunkTables
 ) -> Tensor:
-    """C at exits and Z at entries, [vertices + 1, H, K, tile of V]; zero in the last."""
+    """C at exits and Z at entries, [vertices + 1, H, K, tile of V] in the order of the scan."""
     plan = tables.plan
     _, heads, _, k = edges.key.shape
     value = edges.value[..., tile]
@@ -198,8 +197,9 @@ def _border_states(
         if p.exits.start < p.exits.stop:
             columns = _exit_columns(inside[p.chunks], plan.exit_local[p.exits])
             spread = _spread(columns, edges.key[p.chunks])
-            _store(states, plan.exit_id[p.exits], spread.mT @ value[p.chunks])
-    return _border_scan(states, weights, tables.border)
+            _store(states, plan.exit_row[p.exits], spread.mT @ value[p.chunks])
+    _scan_border(states, weights, tables.border)
+    return states
 
 
 def _edges_of(
@@ -241,7 +241,7 @@ def chunks_forward(
             if p.entries.start < p.entries.stop:
                 columns = _entry_columns(inside[p.chunks], plan.entry_local[p.entries])
                 q_p = edges.query[p.chunks]
-                z = _load(states, plan.entry_id[p.entries], q_p.size(0))
+                z = _load(states, plan.entry_row[p.entries], q_p.size(0))
                 read[p.chunks][..., tile] += _spread(columns, q_p) @ z
     out.flatten(0, 1).index_add_(0, plan.dst_row, read.flatten(0, 2))
     return out, Kept(inside, states if len(v_tiles) == 1 else None)
@@ -299,35 +299,34 @@ def _border_backward(
     adjoint = torch.zeros_like(states)
     for p in _pieces(plan, heads, k):
         if p.entries.start < p.entries.stop:
-            local, vertex = plan.entry_local[p.entries], plan.entry_id[p.entries]
+            local = plan.entry_local[p.entries]
             columns, q_p, g_p = (
                 _entry_columns(inside[p.chunks], local),
                 edges.query[p.chunks],
                 g[p.chunks],
             )
-            _store(adjoint, vertex, _spread(columns, q_p).mT @ g_p)
-            dspread = g_p @ _load(states, vertex, q_p.size(0)).mT
+            _store(adjoint, plan.entry_back[p.entries], _spread(columns, q_p).mT @ g_p)
+            dspread = g_p @ _load(states, plan.entry_row[p.entries], q_p.size(0)).mT
             dcolumns, dq = _spread_backward(dspread, columns, q_p)
             d.query[p.chunks] += dq
             index = local.view(dq.size(0), 1, 1, -1).expand_as(dcolumns)
             dinside[p.chunks].scatter_add_(3, index, dcolumns)
-    _border_scan(adjoint, weights, tables.border_back)
+    _scan_border(adjoint, weights, tables.border_back)
     for p in _pieces(plan, heads, k):
         if p.exits.start < p.exits.stop:
-            local, vertex = plan.exit_local[p.exits], plan.exit_id[p.exits]
+            local = plan.exit_local[p.exits]
             columns, k_p, v_p = (
                 _exit_columns(inside[p.chunks], local),
                 edges.key[p.chunks],
                 value[p.chunks],
             )
-            dstate = _load(adjoint, vertex, k_p.size(0))
+            dstate = _load(adjoint, plan.exit_back[p.exits], k_p.size(0))
             d.value[p.chunks][..., tile] += _spread(columns, k_p) @ dstate
             dcolumns, dk = _spread_backward(v_p @ dstate.mT, columns, k_p)
             d.key[p.chunks] += dk
             index = local.view(dk.size(0), 1, -1, 1).expand_as(dcolumns.mT)
             dinside[p.chunks].scatter_add_(2, index, dcolumns.mT)
-    b_in, b_out = plan.border_index
-    return edge_dot(states.flatten(2), adjoint.flatten(2), b_in, b_out)
+    return edge_dot(states.flatten(2), adjoint.flatten(2), plan.border_in, plan.border_out)
 
 
 def _node_gradients(

@@ -54,12 +54,6 @@ def scan_levels_(c: Tensor, transition: Tensor, schedule: LevelSchedule) -> Tens
     return c
 
 
-def scan(x: Tensor, transition: Tensor, schedule: LevelSchedule) -> Tensor:
-    """:func:`scan_levels_` of a copy, [E, H, *] in the caller's order of edges."""
-    c = x.index_select(0, schedule.order)
-    return scan_levels_(c, transition, schedule).index_select(0, schedule.position)
-
-
 def edge_dot(left: Tensor, right: Tensor, e_in: Tensor, e_out: Tensor) -> Tensor:
     """sum over the payload of left[e_in] * right[e_out]: [E, H, W] x [E, H, W] -> [L, H].
 
@@ -79,7 +73,9 @@ def _dag_scan(
     x: Tensor, transition: Tensor, forward: Sequence[Tensor], backward: Sequence[Tensor]
 ) -> Tensor:
     """``forward`` and ``backward`` are the schedules of the line graph and of its reverse."""
-    return scan(x, transition, LevelSchedule(*forward))
+    schedule = LevelSchedule(*forward)
+    c = x.index_select(0, schedule.order)
+    return scan_levels_(c, transition, schedule).index_select(0, schedule.position)
 
 
 @_dag_scan.register_fake
