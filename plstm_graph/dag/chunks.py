@@ -30,7 +30,7 @@ from plstm_graph.dag.schedule import LevelSchedule, level_schedule
 from plstm_graph.dag.segments import segments
 
 #: The least and the most edges of a chunk.
-SMALLEST, LARGEST = 32, 128
+SMALLEST, LARGEST = 32, 64
 #: A chunk may end up to c / SLACK edges before it is full.
 SLACK = 4
 #: Elements of the matrices squared together when detours are looked for.
@@ -112,13 +112,13 @@ class _Chunks(NamedTuple):
 
 
 def chunk_size(line_graph: LineGraph) -> int:
-    """c: the power of two next to half the root of the largest part, between the two bounds.
+    """c: the power of two next to the root of the largest part, between the two bounds.
 
     Steps of the scans, c inside and E / c over the borders, are fewest at the root; the work inside
     chunks grows with c.
     """
     largest = int(segments(line_graph).num_edges.max(initial=1))
-    return int(np.clip(2 ** round(np.log2(max(largest, 1)) / 2 - 1), SMALLEST, LARGEST))
+    return int(np.clip(2 ** round(np.log2(max(largest, 1)) / 2), SMALLEST, LARGEST))
 
 
 def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:

@@ -51,19 +51,20 @@ class _Piece(NamedTuple):
     entries: slice
 
 
-class Kept(NamedTuple):
-    """What backward needs of the forward."""
-
-    inside: Tensor  # A, [m, H, c, c]
-    states: Tensor | None  # at exits and entries; None if they are too many to be kept
-
-
 class _Edges(NamedTuple):
     """Gated vectors of the padded edges, [m, H, c, *]."""
 
     query: Tensor
     key: Tensor
     value: Tensor
+
+
+class Kept(NamedTuple):
+    """What backward needs of the forward."""
+
+    edges: _Edges
+    inside: Tensor  # A, [m, H, c, c]
+    states: Tensor | None  # at exits and entries; None if they are too many to be kept
 
 
 def _pieces(plan: ChunkPlan, heads: int, key_size: int) -> Iterator[_Piece]:
@@ -159,10 +160,14 @@ def _spread(columns: Tensor, vectors: Tensor) -> Tensor:
     return (columns[..., None] * vectors[..., None, :]).flatten(3)
 
 
-def _spread_backward(dspread: Tensor, columns: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the columns and the vectors of :func:`_spread`."""
+def _spread_backward_(
+    dvectors: Tensor, dspread: Tensor, columns: Tensor, vectors: Tensor
+) -> Tensor:
+    """Adds the gradient of the vectors of :func:`_spread` in place; that of the columns."""
     d = dspread.unflatten(3, (columns.size(3), vectors.size(3)))
-    return (d * vectors[..., None, :]).sum(4), (d * columns[..., None]).sum(3)
+    for d_w, column in zip(d.unbind(3), columns.unbind(3)):
+        dvectors.addcmul_(d_w, column[..., None])
+    return torch.linalg.vecdot(d, vectors[..., None, :])
 
 
 def _load(states: Tensor, row: Tensor, n: int) -> Tensor:
@@ -244,17 +249,16 @@ def chunks_forward(
                 z = _load(states, plan.entry_row[p.entries], q_p.size(0))
                 read[p.chunks][..., tile] += _spread(columns, q_p) @ z
     out.flatten(0, 1).index_add_(0, plan.dst_row, read.flatten(0, 2))
-    return out, Kept(inside, states if len(v_tiles) == 1 else None)
+    return out, Kept(edges, inside, states if len(v_tiles) == 1 else None)
 
 
 def chunks_backward(
     grad: Tensor, inputs: Sequence[Tensor], scale: float, tables: ChunkTables, kept: Kept
 ) -> tuple[Tensor, ...]:
     """Gradients of the seven inputs of :func:`chunks_forward`."""
-    query, key, value, source, transition, mark, _ = inputs
+    key, value, transition = inputs[1], inputs[2], inputs[4]
     plan, (_, heads, k) = tables.plan, key.shape
-    inside, q = kept.inside, query * scale
-    edges = _edges_of(q, key, value, source, mark, plan)
+    edges, inside = kept.edges, kept.inside
     g = _gather(grad, plan.dst_row, plan)
     d = _Edges(*(torch.empty_like(x) for x in edges))
     dinside = torch.empty_like(inside)
@@ -279,7 +283,7 @@ def chunks_backward(
     _border_weights_backward(dweights, dtransition, dinside, inside, transition, plan)
     dinner = _inside_backward(dinside, inside, transition, tables)
     dtransition.index_add_(0, plan.inner_line, dinner)
-    return _node_gradients(grad, inputs, q, scale, d, dtransition, plan)
+    return _node_gradients(grad, inputs, scale, d, dtransition, plan)
 
 
 def _border_backward(
@@ -307,9 +311,8 @@ def _border_backward(
             )
             _store(adjoint, plan.entry_back[p.entries], _spread(columns, q_p).mT @ g_p)
             dspread = g_p @ _load(states, plan.entry_row[p.entries], q_p.size(0)).mT
-            dcolumns, dq = _spread_backward(dspread, columns, q_p)
-            d.query[p.chunks] += dq
-            index = local.view(dq.size(0), 1, 1, -1).expand_as(dcolumns)
+            dcolumns = _spread_backward_(d.query[p.chunks], dspread, columns, q_p)
+            index = local.view(q_p.size(0), 1, 1, -1).expand_as(dcolumns)
             dinside[p.chunks].scatter_add_(3, index, dcolumns)
     _scan_border(adjoint, weights, tables.border_back)
     for p in _pieces(plan, heads, k):
@@ -322,9 +325,8 @@ def _border_backward(
             )
             dstate = _load(adjoint, plan.exit_back[p.exits], k_p.size(0))
             d.value[p.chunks][..., tile] += _spread(columns, k_p) @ dstate
-            dcolumns, dk = _spread_backward(v_p @ dstate.mT, columns, k_p)
-            d.key[p.chunks] += dk
-            index = local.view(dk.size(0), 1, -1, 1).expand_as(dcolumns.mT)
+            dcolumns = _spread_backward_(d.key[p.chunks], v_p @ dstate.mT, columns, k_p)
+            index = local.view(k_p.size(0), 1, -1, 1).expand_as(dcolumns.mT)
             dinside[p.chunks].scatter_add_(2, index, dcolumns.mT)
     return edge_dot(states.flatten(2), adjoint.flatten(2), plan.border_in, plan.border_out)
 
@@ -332,15 +334,14 @@ def _border_backward(
 def _node_gradients(
     grad: Tensor,
     inputs: Sequence[Tensor],
-    q: Tensor,
     scale: float,
     d: _Edges,
     dtransition: Tensor,
     plan: ChunkPlan,
 ) -> tuple[Tensor, ...]:
     """From gradients of the edges' vectors to those of the seven inputs, the direct term's too."""
-    _, key, value, source, _, mark, direct = inputs
-    heads = key.size(1)
+    query, key, value, source, _, mark, direct = inputs
+    heads, q = key.size(1), query * scale
     qk, gv = (q * key).sum(-1), (grad * value).sum(-1)
     weight = (direct * gv)[..., None]
 

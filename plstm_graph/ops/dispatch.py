@@ -7,8 +7,16 @@ plus backward, with constants measured on two CPU cores (other devices use the s
 - levelwise: ``STATE_COST * E K V`` (passes over the states).
 
 Each part takes the cheaper one: with K = V = 24 parts of up to some 400 edges are solved densely,
-cut into buckets of similar size, and larger ones are scanned together. A batch is only split if
-both kinds occur; one that goes levelwise as a whole carries the smaller of its two payloads
+cut into buckets of similar size, and larger ones are scanned together. Of these, the parts with at
+most ``NARROW`` edges a level (paths have one) go chunkwise, together, if that is cheaper:
+
+- levelwise, all of them: ``LEVEL_COST`` for each level of the deepest, and the above per head;
+- chunkwise: ``CHUNKS_COST``, and ``CHUNK_COST * E (c + K + V)`` per head.
+
+Wider parts do not: states of many edges cross the borders of their chunks. On DAGs of 2,000 edges
+i -> i + 1, ..., i + w chunkwise was 5 times as fast as levelwise for w = 1, 3 times for w = 3, 1.5
+times for w = 6, and slower from w = 8 on. A batch is only split if several kinds occur; one that
+goes levelwise as a whole carries the smaller of its two payloads
 (:func:`plstm_graph.ops.levelwise.payload_of`).
 
 **Backends.** ``backend="auto"`` is ``"triton"`` for tensors on a GPU (CUDA or ROCm) where triton
@@ -16,7 +24,8 @@ can be imported, and ``"torch"`` elsewhere; ``plstm_graph.backends()`` tells. Wi
 forms auto and levelwise are the fused kernel (source, scan and readout in one launch), and
 parallel scans gating rows, one launch a bucket: a scan reads a row of E once per line edge where
 a dense solve reads it E times, so no triangular solve is left. Keys wider than the fused kernel
-takes go through torch under ``backend="auto"``.
+takes go through torch under ``backend="auto"``. So does ``form="chunkwise"``, whose steps are torch
+operations on any device; with ``backend="triton"`` it is refused.
 
 **State tracking.** J x J transitions are scalar ones on a line graph whose edges are repeated J
 times, with J^2 line edges for each one: that graph goes through the same forms.
@@ -24,9 +33,11 @@ times, with J^2 line edges for each one: that graph goes through the same forms.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from plstm_graph.dag.chunks import LARGEST
 from plstm_graph.dag.expand import expand_states
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.segments import bucket_cost, segments
@@ -41,6 +52,11 @@ from plstm_graph.ops.triton.dag_scan import tables_of_scan, triton_dag_scan
 
 #: Microseconds per element of a part's states.
 STATE_COST = 1.2e-2
+#: Edges per level up to which a part may go chunkwise.
+NARROW = 5
+#: Microseconds of a level of the levelwise form, of the chunkwise form's operations, and of one of
+#: its edges and columns.
+LEVEL_COST, CHUNKS_COST, CHUNK_COST = 50.0, 3000.0, 2.2e-2
 #: Most elements that the dense systems of form="parallel" may hold together.
 MAX_DENSE = 1 << 30
 
@@ -62,18 +78,32 @@ def _plan_auto(
         seg = segments(line_graph)
         levelwise_cost = STATE_COST * seg.num_edges * k * v
         dense = bucket_cost(seg.num_nodes, seg.num_edges) <= levelwise_cost
-        large = ~dense & (seg.num_edges > 0)
-        if not large.any():
-            plan = [("parallel", None)]
-        elif large.sum() == (seg.num_edges > 0).sum():
-            plan = [("levelwise", None)]
+        some = seg.num_edges > 0
+        large = ~dense & some
+        deep = _deep(line_graph, large, heads, k, v)
+        kinds = {"parallel": dense & some, "chunkwise": deep, "levelwise": large & ~deep}
+        used = [form for form, parts in kinds.items() if parts.any()] or ["parallel"]
+        if len(used) == 1:
+            plan = [(used[0], None)]
         else:
-            plan = [
-                ("parallel", subgraph(line_graph, ~large)),
-                ("levelwise", subgraph(line_graph, large)),
-            ]
+            kinds[used[0]] |= ~some
+            plan = [(form, subgraph(line_graph, kinds[form])) for form in used]
         line_graph._cache[key] = plan
     return line_graph._cache[key]
+
+
+def _deep(line_graph: LineGraph, large: np.ndarray, heads: int, k: int, v: int) -> np.ndarray:
+    """[P] which of the ``large`` parts go chunkwise: the narrow ones, or none."""
+    seg = segments(line_graph)
+    if not large.any():
+        return large
+    levels = np.zeros(seg.num_edges.size, dtype=np.int64)
+    np.maximum.at(levels, seg.edge_part, line_graph.level.cpu().numpy() + 1)
+    narrow = large & (seg.num_edges <= NARROW * levels)
+    edges = heads * int(seg.num_edges[narrow].sum())
+    levelwise = LEVEL_COST * int(levels[narrow].max(initial=0)) + STATE_COST * edges * k * v
+    chunkwise = CHUNKS_COST + CHUNK_COST * edges * (LARGEST + k + v)
+    return narrow & (chunkwise < levelwise)
 
 
 def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:
