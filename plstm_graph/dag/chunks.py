@@ -1,9 +1,9 @@
 r"""Chunks of a line graph's topological order, and the condensed line graph of their borders.
 
-The edges of each part, in topological order, are cut into *chunks* of up to c, where few
-states cross. A line edge lies inside a
-chunk or crosses a border. An edge whose state crosses is an *exit* of its chunk, an edge that
-receives such a state an *entry* of its own. Two line graphs follow, and each is scanned:
+The edges of each part, in topological order, are cut into *chunks* of up to c where few states
+cross. A line edge lies inside a chunk or crosses a border. An edge whose state crosses is an *exit*
+of its chunk, an edge that receives such a state an *entry* of its own. Two line graphs follow, and
+each is scanned:
 
 - the *inner* one keeps the line edges inside chunks: all chunks go at once, in at most c levels;
 - the *condensed* one has the exits and the entries as its vertices. From an exit b, a state crosses
@@ -11,9 +11,6 @@ receives such a state an *entry* of its own. Two line graphs follow, and each is
   way b -> i -> o is a *detour*; all those from b to o are one condensed line edge, whose weight is
   the sum, over i, of the crossing transition times the inner paths from i to o. So a part has at
   most as many levels as chunks. The entries pass nothing on: they are there to be read.
-
-Chunks with about as many exits or entries (up to the next power of two) stand together in one
-*bucket* and are padded to the most of them.
 """
 
 from __future__ import annotations
@@ -22,11 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from plstm_graph.dag.levels import expand
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.schedule import LevelSchedule, level_schedule
 from plstm_graph.dag.segments import segments
 
 #: The least and the most edges of a chunk.
@@ -37,72 +32,7 @@ SLACK = 4
 _SLICE = 1 << 22
 
 
-class ChunkPlan(NamedTuple):
-    """Index tensors of the chunkwise form for one line graph and number of heads.
-
-    There are m chunks; F = m * H * c are the padded rows (chunk, head, place in the chunk) of
-    edges, X and I the exits and entries, both padded per bucket in the tables below.
-
-    Attributes:
-        sizes: [buckets, 3] on the CPU: chunks, and the exits and entries each is padded to.
-        size: 0-dim on the CPU: c.
-        src_row, dst_row: [F] row of [N * H] (padding: those of the chunk's first edge, so that no
-            value of another part, finite or not, can leak in).
-        gate_row: [F] row of [(E + 1) * H], the last ones for padding.
-        place: [E * H] padded row of each edge.
-        scan_row: [F] row of [(E + 1) * H], edges in the order of the inner schedule.
-        identity: [E * H] place (edge, its own column) in that buffer with c columns.
-        back_row: [E * H] padded rows in the order of the reversed inner schedule.
-        inner_line: [L_inner] line edges inside chunks; inner_in: [L_inner * H] padded row of their
-            e_in; inner_out: [L_inner * H] row of their e_out in the order of the reversed schedule.
-        exit_local, entry_local: [X], [I] places in the chunk, chunk by chunk (padding: 0).
-        exit_row, entry_row: [X], [I] their rows in the order of the condensed schedule, and
-        exit_back, entry_back: of its reverse (padding: a row past the last).
-        detour_at: [D * H] the place (o, i) of each detour in the [F, c] buffer; detour_line: [D]
-            its crossing line edge; detour_pair: [D] its condensed line edge.
-        cross_line: [L_cross] line edges that cross.
-        border_in, border_out: [pairs + L_cross] condensed line edges, exit to exit, then exit to
-            entry: rows of their tails in the order of the condensed schedule, and of their heads
-            in that of its reverse.
-    """
-
-    sizes: Tensor
-    size: Tensor
-    src_row: Tensor
-    dst_row: Tensor
-    gate_row: Tensor
-    place: Tensor
-    scan_row: Tensor
-    identity: Tensor
-    back_row: Tensor
-    inner_line: Tensor
-    inner_in: Tensor
-    inner_out: Tensor
-    exit_local: Tensor
-    exit_row: Tensor
-    exit_back: Tensor
-    entry_local: Tensor
-    entry_row: Tensor
-    entry_back: Tensor
-    detour_at: Tensor
-    detour_line: Tensor
-    detour_pair: Tensor
-    cross_line: Tensor
-    border_in: Tensor
-    border_out: Tensor
-
-
-class ChunkTables(NamedTuple):
-    """The plan, and the schedules of the inner and the condensed graph in both directions."""
-
-    plan: ChunkPlan
-    inner: LevelSchedule
-    inner_back: LevelSchedule
-    border: LevelSchedule
-    border_back: LevelSchedule
-
-
-class _Chunks(NamedTuple):
+class Chunks(NamedTuple):
     """Where each edge is (numpy)."""
 
     size: int
@@ -121,82 +51,7 @@ def chunk_size(line_graph: LineGraph) -> int:
     return int(np.clip(2 ** round(np.log2(max(largest, 1)) / 2), SMALLEST, LARGEST))
 
 
-def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:
-    """The tables of ``line_graph`` for H heads, cached on it by the caller."""
-    chunks = _cut(line_graph)
-    e_in, e_out = line_graph.line_index.cpu().numpy()
-    crosses = chunks.of[e_in] != chunks.of[e_out]
-    exits, entries = _border(e_in[crosses], chunks), _border(e_out[crosses], chunks)
-    chunks, bounds = _by_border(chunks, exits, entries)
-    exits, entries = (x[np.lexsort((chunks.local[x], chunks.of[x]))] for x in (exits, entries))
-    inner_line, cross_line = np.flatnonzero(~crosses), np.flatnonzero(crosses)
-
-    device = line_graph.device
-    inner = LineGraph._trusted(
-        line_graph.num_nodes,
-        line_graph.edge_index,
-        line_graph.line_index[:, torch.from_numpy(inner_line).to(device)],
-        line_graph.edge_id,
-        None,
-    )
-    detour, pair, pairs = _detours(line_graph, inner, chunks, exits, entries, cross_line)
-    vertex = np.empty(chunks.of.size, dtype=np.int64)
-    vertex[entries] = exits.size + np.arange(entries.size)
-    to_entry = vertex[e_out[cross_line]]
-    vertex[exits] = np.arange(exits.size)
-    border_index = np.concatenate([vertex[pairs], [vertex[e_in[cross_line]], to_entry]], axis=1)
-    # Only the schedules look at it: its vertices have no ends, so their nodes are left at zero.
-    size = exits.size + entries.size
-    border = LineGraph._trusted(
-        1,
-        torch.zeros(2, size, dtype=torch.int64, device=device),
-        torch.from_numpy(border_index).to(device),
-        torch.arange(size, device=device),
-        None,
-    )
-
-    inner_schedules = level_schedule(inner), level_schedule(inner.reverse())
-    there, back = (s.position.cpu().numpy() for s in inner_schedules)
-    border_schedules = level_schedule(border), level_schedule(border.reverse())
-    # One vertex more, for padding.
-    rows = [np.append(s.position.cpu().numpy(), size) for s in border_schedules]
-    h = np.arange(heads)
-    padded = (chunks.of[:, None] * heads + h) * chunks.size + chunks.local[:, None]  # [E, H]
-    src, dst = line_graph.edge_index.cpu().numpy()
-    e = chunks.of.size
-    inner_in, inner_out = e_in[inner_line], e_out[inner_line]
-    into, out_of = detour[:, 0], detour[:, 1]
-    arrays = (
-        _rows(src, chunks, padded, fill=None),
-        _rows(dst, chunks, padded, fill=None),
-        _rows(np.arange(e), chunks, padded, fill=e),
-        padded.reshape(-1),
-        _rows(there, chunks, padded, fill=e),
-        ((there[:, None] * heads + h) * chunks.size + chunks.local[:, None]).reshape(-1),
-        padded[np.argsort(back)].reshape(-1),
-        inner_line,
-        padded[inner_in].reshape(-1),
-        (back[inner_out][:, None] * heads + h).reshape(-1),
-        *_border_table(exits, chunks, bounds[:, 1], 0, rows),
-        *_border_table(entries, chunks, bounds[:, 2], exits.size, rows),
-        (padded[out_of] * chunks.size + chunks.local[into][:, None]).reshape(-1),
-        detour[:, 2],
-        pair,
-        cross_line,
-        rows[0][border_index[0]],
-        rows[1][border_index[1]],
-    )
-    starts = np.flatnonzero(np.diff(bounds[:, 0], prepend=-1))
-    sizes = np.stack([np.diff(np.append(starts, len(bounds))), *bounds[starts, 1:].T], axis=1)
-    plan = ChunkPlan(
-        torch.from_numpy(sizes),
-        torch.tensor(chunks.size),
-        *(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays),
-    )
-    return ChunkTables(plan, *inner_schedules, *border_schedules)
-
-
-def _cut(line_graph: LineGraph) -> _Chunks:
+def cut(line_graph: LineGraph) -> Chunks:
     """Chunks of at most c edges, each ending where fewest states cross, or as late as possible."""
     seg = segments(line_graph)
     c = chunk_size(line_graph)
@@ -214,7 +69,7 @@ def _cut(line_graph: LineGraph) -> _Chunks:
             starts[at] = True
     start = np.flatnonzero(starts[:e])
     chunk = np.cumsum(starts[:e]) - 1
-    return _Chunks(c, start.size, chunk[position], position - start[chunk[position]])
+    return Chunks(c, start.size, chunk[position], position - start[chunk[position]])
 
 
 def _crossing(position: np.ndarray, line_index: np.ndarray) -> np.ndarray:
@@ -228,61 +83,10 @@ def _crossing(position: np.ndarray, line_index: np.ndarray) -> np.ndarray:
     return np.cumsum(change)[:-1]
 
 
-def _border(edges: np.ndarray, chunks: _Chunks) -> np.ndarray:
-    """The edges once each."""
-    seen = np.zeros(chunks.of.size, dtype=bool)
-    seen[edges] = True
-    return np.flatnonzero(seen)
-
-
-def _by_border(
-    chunks: _Chunks, exits: np.ndarray, entries: np.ndarray
-) -> tuple[_Chunks, np.ndarray]:
-    """Chunks renumbered by bucket, and [m, 3] each one's bucket and padded exits and entries."""
-    counts = [np.bincount(chunks.of[x], minlength=chunks.count) for x in (exits, entries)]
-    bucket = np.ceil(np.log2(np.maximum(*counts) + 1)).astype(np.int64)
-    order = np.argsort(bucket, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(chunks.count)
-    most = np.zeros((2, int(bucket.max(initial=-1)) + 1), dtype=np.int64)
-    for row, count in zip(most, counts):
-        np.maximum.at(row, bucket, count)
-    bounds = np.stack([bucket, most[0][bucket], most[1][bucket]], axis=1)[order]
-    return chunks._replace(of=place[chunks.of]), bounds
-
-
-def _rows(values: np.ndarray, chunks: _Chunks, padded: np.ndarray, fill: int | None) -> np.ndarray:
-    """[F] rows ``value * H + h`` of each edge's value; ``fill=None`` takes the chunk's first."""
-    heads = padded.shape[1]
-    if fill is None:
-        first = chunks.local == 0
-        table = np.empty(chunks.count, dtype=np.int64)
-        table[chunks.of[first]] = values[first]
-    else:
-        table = np.full(chunks.count, fill)
-    rows = np.repeat(table[:, None] * heads + np.arange(heads), chunks.size)
-    rows[padded] = values[:, None] * heads + np.arange(heads)
-    return rows
-
-
-def _border_table(
-    edges: np.ndarray, chunks: _Chunks, wide: np.ndarray, first: int, rows: list[np.ndarray]
-) -> tuple[np.ndarray, ...]:
-    """Places in the chunk, and the rows of the vertices from ``first`` on, in ``wide`` columns."""
-    chunk = chunks.of[edges]
-    count = np.bincount(chunk, minlength=chunks.count)
-    slot = np.arange(edges.size) - np.repeat(np.cumsum(count) - count, count)
-    at = (np.cumsum(wide) - wide)[chunk] + slot
-    local = np.zeros(int(wide.sum()), dtype=np.int64)
-    vertex = np.full(local.size, rows[0].size - 1)
-    local[at], vertex[at] = chunks.local[edges], first + np.arange(edges.size)
-    return local, *(row[vertex] for row in rows)
-
-
-def _detours(
+def detours(
     line_graph: LineGraph,
     inner: LineGraph,
-    chunks: _Chunks,
+    chunks: Chunks,
     exits: np.ndarray,
     entries: np.ndarray,
     cross_line: np.ndarray,
@@ -304,7 +108,7 @@ def _detours(
 
 
 def _joined(
-    inner: LineGraph, chunks: _Chunks, crowded: np.ndarray, tail: np.ndarray, head: np.ndarray
+    inner: LineGraph, chunks: Chunks, crowded: np.ndarray, tail: np.ndarray, head: np.ndarray
 ) -> np.ndarray:
     """Whether an inner path leads from each tail to its head; True outside crowded chunks."""
     joined = np.ones(tail.size, dtype=bool)

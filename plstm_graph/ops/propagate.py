@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag.buckets import BucketPlan, bucket_plan
-from plstm_graph.dag.chunks import ChunkPlan, ChunkTables, chunk_tables
+from plstm_graph.dag.chunk_plan import ChunkPlan, ChunkTables, chunk_tables
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.schedule import LevelSchedule, level_schedule
 from plstm_graph.ops.chunkwise import Kept as ChunksKept

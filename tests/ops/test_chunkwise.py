@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from plstm_graph.dag import chunks
-from plstm_graph.dag.chunks import chunk_tables
+from plstm_graph.dag.chunk_plan import chunk_tables
+from plstm_graph.dag.chunks import cut
 from plstm_graph.ops import dispatch, plstm
 from plstm_graph.ops.propagate import propagate, tables_of
 from tests.ops.conftest import chunks_of
@@ -110,15 +110,15 @@ def test_tables_cover_the_line_graph(name, size):
     line_graph = ZOO[name]()
     with chunks_of(size):
         plan, inner, _, border, back = chunk_tables(line_graph, 2)
-        cut = chunks._cut(line_graph)
+        where = cut(line_graph)
     lines = torch.cat([plan.inner_line, plan.cross_line]).sort().values
     assert torch.equal(lines, torch.arange(line_graph.num_line_edges))
-    assert cut.count == int(plan.sizes[:, 0].sum())
-    assert np.bincount(cut.of, minlength=1).max(initial=0) <= size
+    assert where.count == int(plan.sizes[:, 0].sum())
+    assert np.bincount(where.of, minlength=1).max(initial=0) <= size
     e_in, e_out = line_graph.line_index.numpy()
     if not line_graph.is_reversed:  # the order is topological: chunks are numbered along it
-        assert (cut.of[e_in] <= cut.of[e_out]).all()
-    for schedule, longest in ((inner, size), (border, cut.count), (back, cut.count)):
+        assert (where.of[e_in] <= where.of[e_out]).all()
+    for schedule, longest in ((inner, size), (border, where.count), (back, where.count)):
         assert len(schedule.steps[:, 0].unique()) <= longest
 
 

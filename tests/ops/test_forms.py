@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plstm_graph import LineGraph
-from plstm_graph.ops import chunkwise, dispatch, levelwise, plstm
+from plstm_graph.ops import chunk_borders, dispatch, levelwise, plstm
 from plstm_graph.ops.propagate import FORMS, propagate, tables_of
 from tests.ops.conftest import chunks_of
 from tests.zoo import ZOO, disjoint, inputs, random_dag
@@ -68,7 +68,7 @@ def test_forms_equal_naive_in_float64(name, form):
 @pytest.mark.parametrize("name", ZOO)
 def test_inner_forms_equal_naive_with_any_tile(name, form, monkeypatch):
     monkeypatch.setattr(levelwise, "TILE_ELEMENTS", 64)
-    monkeypatch.setattr(chunkwise, "PIECE_ELEMENTS", 64)
+    monkeypatch.setattr(chunk_borders, "PIECE_ELEMENTS", 64)
     line_graph = ZOO[name]()
     args = inputs(line_graph, heads=1, key_size=2, value_size=5)
     want = plstm(*args, line_graph, form="naive")
