@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import gc
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +71,12 @@ def random_dag(nodes: int, edges: int, reach: int, seed: int) -> LineGraph:
     src = rng.integers(0, nodes - 1, edges)
     dst = np.minimum(src + rng.integers(1, reach + 1, edges), nodes - 1)
     return LineGraph.from_edge_index(torch.from_numpy(np.stack([src, dst])), nodes)
+
+
+def sequence(edges: int) -> LineGraph:
+    """A path."""
+    node = torch.arange(edges + 1)
+    return LineGraph.from_edge_index(torch.stack([node[:-1], node[1:]]), edges + 1)
 
 
 def op_inputs(line_graph: LineGraph, heads: int = HEADS, size: int = SIZE) -> list[Tensor]:
@@ -310,6 +318,62 @@ def bench_growth(turns: int, quick: bool, console: Console) -> dict:
     return {"rows": rows}
 
 
+def peak_memory(length: int, form: str) -> float:
+    """GB by which a step on a sequence raises the peak of a fresh process.
+
+    VmHWM of Linux: the maximum that ``resource`` tells begins with the parent's size.
+    """
+    code = f"""
+from experiments.benchmark import *
+torch.set_num_threads(1)
+def peak():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["VmHWM"].split()[0]) / 2**20
+warm, long = sequence(8), sequence({length})
+op_step(warm, op_inputs(warm), {form!r})()
+long.level
+inputs = op_inputs(long)
+before = peak()
+op_step(long, inputs, {form!r})()
+print(peak() - before)
+"""
+    run = [sys.executable, "-W", "ignore", "-c", code]
+    return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+
+
+def bench_sequences(turns: int, quick: bool, console: Console) -> dict:
+    """One sequence, states level by level against chunks, over its length."""
+    table = Table(
+        title=f"long sequences, forward + backward, H={HEADS}, K=V={SIZE}", title_justify="left"
+    )
+    columns = ("steps", "levelwise, ms", "chunkwise, ms", "levelwise / chunkwise")
+    for column in (*columns, "levelwise, peak GB", "chunkwise, peak GB"):
+        table.add_column(column, justify="right")
+    rows = []
+    forms = ("levelwise", "chunkwise")
+    for length in (1024, 4096) if quick else (1024, 4096, 16384):
+        line_graph = sequence(length)
+        inputs = op_inputs(line_graph)
+        steps = {form: op_step(line_graph, inputs, form) for form in forms}
+        seconds = medians(steps, max(3, turns // 5))
+        ratio = seconds["levelwise"] / seconds["chunkwise"]
+        row = {"steps": length, "levelwise_over_chunkwise": ratio}
+        for form in forms:
+            row[f"{form}_ms"] = 1e3 * seconds[form]
+            row[f"{form}_peak_gb"] = peak_memory(length, form)
+        rows.append(row)
+        table.add_row(
+            str(length),
+            *(f"{row[f'{form}_ms']:.1f}" for form in forms),
+            f"{ratio:.1f}",
+            *(f"{row[f'{form}_peak_gb']:.3f}" for form in forms),
+        )
+        del inputs, steps
+        gc.collect()
+    console.print(table)
+    return {"rows": rows}
+
+
 def main(args: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -336,6 +400,7 @@ def main(args: list[str] | None = None) -> dict:
         "building": bench_building([molecule_like(rng) for _ in range(GRAPHS)], turns, console),
         "molhiv": bench_molhiv(options.molhiv, console),
         "growth": bench_growth(turns, options.quick, console),
+        "long_sequences": bench_sequences(turns, options.quick, console),
     }
     if options.out:
         write_json(options.out, result)

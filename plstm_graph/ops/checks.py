@@ -10,7 +10,9 @@ from torch import Tensor
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops.triton.common import unavailable
 
-FORMS = ("auto", "naive", "parallel", "levelwise")
+FORMS = ("auto", "naive", "parallel", "levelwise", "chunkwise")
+#: Forms without a Triton kernel: their steps are torch operations on any device.
+TORCH_FORMS = ("naive", "chunkwise")
 BACKENDS = ("auto", "torch", "triton")
 
 
@@ -91,8 +93,8 @@ def check_plstm(
     """Raise ``ValueError`` unless the arguments of ``plstm`` fit together."""
     _check_choice("form", form, FORMS)
     _check_choice("backend", backend, BACKENDS)
-    if (form, backend) == ("naive", "triton"):
-        raise ValueError("expected backend 'auto' or 'torch' for form='naive', got 'triton'")
+    if backend == "triton" and form in TORCH_FORMS:
+        raise ValueError(f"expected backend 'auto' or 'torch' for form={form!r}, got 'triton'")
     _check_line_graph(line_graph)
     names = ("query", "key", "value", "source", "transition", "mark", "direct")
     tensors = dict(zip(names, (query, key, value, source, transition, mark, direct)))

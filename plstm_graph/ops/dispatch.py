@@ -7,8 +7,16 @@ plus backward, with constants measured on two CPU cores (other devices use the s
 - levelwise: ``STATE_COST * E K V`` (passes over the states).
 
 Each part takes the cheaper one: with K = V = 24 parts of up to some 400 edges are solved densely,
-cut into buckets of similar size, and larger ones are scanned together. A batch is only split if
-both kinds occur; one that goes levelwise as a whole carries the smaller of its two payloads
+cut into buckets of similar size, and larger ones are scanned together. Of these, the parts with at
+most ``NARROW`` edges a level (paths have one) go chunkwise, together, if that is cheaper:
+
+- levelwise, all of them: ``LEVEL_COST`` for each level of the deepest, and the above per head;
+- chunkwise: ``CHUNKS_COST``, and ``CHUNK_COST * E (c + K + V)`` per head.
+
+Wider parts do not: states of many edges cross the borders of their chunks. On DAGs of 2,000 edges
+i -> i + 1, ..., i + w chunkwise was 5 times as fast as levelwise for w = 1, 3 times for w = 3, 1.5
+times for w = 6, and slower from w = 8 on. A batch is only split if several kinds occur; one that
+goes levelwise as a whole carries the smaller of its two payloads
 (:func:`plstm_graph.ops.levelwise.payload_of`).
 
 **Backends.** ``backend="auto"`` is ``"triton"`` for tensors on a GPU (CUDA or ROCm) where triton
@@ -16,7 +24,8 @@ can be imported, and ``"torch"`` elsewhere; ``plstm_graph.backends()`` tells. Wi
 forms auto and levelwise are the fused kernel (source, scan and readout in one launch), and
 parallel scans gating rows, one launch a bucket: a scan reads a row of E once per line edge where
 a dense solve reads it E times, so no triangular solve is left. Keys wider than the fused kernel
-takes go through torch under ``backend="auto"``.
+takes go through torch under ``backend="auto"``. So does ``form="chunkwise"``, whose steps are torch
+operations on any device; with ``backend="triton"`` it is refused.
 
 **State tracking.** J x J transitions are scalar ones on a line graph whose edges are repeated J
 times, with J^2 line edges for each one: that graph goes through the same forms.
@@ -28,11 +37,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plstm_graph.dag.chunks import LARGEST
 from plstm_graph.dag.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.segments import bucket_cost, segments
 from plstm_graph.dag.split import SubGraph, subgraph
-from plstm_graph.ops.checks import check_plstm, check_scan, compute_dtype, resolve_backend
+from plstm_graph.ops.checks import (
+    TORCH_FORMS,
+    check_plstm,
+    check_scan,
+    compute_dtype,
+    resolve_backend,
+)
 from plstm_graph.ops.levelwise import payload_of
 from plstm_graph.ops.naive import naive_plstm
 from plstm_graph.ops.propagate import SEGMENTS, propagate, tables_of
@@ -42,6 +58,11 @@ from plstm_graph.ops.triton.dag_scan import tables_of_scan, triton_dag_scan
 
 #: Microseconds per element of a part's states.
 STATE_COST = 1.2e-2
+#: Edges per level up to which a part may go chunkwise.
+NARROW = 5
+#: Microseconds of a level of the levelwise form, of the chunkwise form's operations, and of one of
+#: its edges and columns.
+LEVEL_COST, CHUNKS_COST, CHUNK_COST = 50.0, 3000.0, 2.2e-2
 #: Most elements that the dense systems of form="parallel" may hold together.
 MAX_DENSE = 1 << 30
 
@@ -55,25 +76,47 @@ def _plan_auto(
         seg = segments(line_graph)
         levelwise_cost = STATE_COST * seg.num_edges * k * v
         dense = bucket_cost(seg.num_nodes, seg.num_edges) <= levelwise_cost
-        large = ~dense & (seg.num_edges > 0)
-        if not large.any():
-            plan = [("parallel", None)]
-        elif large.sum() == (seg.num_edges > 0).sum():
-            plan = [("levelwise", None)]
+        some = seg.num_edges > 0
+        large = ~dense & some
+        deep = _deep(line_graph, large, heads, k, v)
+        kinds = {"parallel": dense & some, "chunkwise": deep, "levelwise": large & ~deep}
+        used = [form for form, parts in kinds.items() if parts.any()] or ["parallel"]
+        if len(used) == 1:
+            plan = [(used[0], None)]
         else:
-            plan = [
-                ("parallel", subgraph(line_graph, ~large)),
-                ("levelwise", subgraph(line_graph, large)),
-            ]
+            kinds[used[0]] |= ~some
+            plan = [(form, subgraph(line_graph, kinds[form])) for form in used]
         line_graph._cache[key] = plan
     return line_graph._cache[key]
 
 
-def plstm_cost(line_graph: LineGraph, k: int, v: int) -> float:
-    """Microseconds per head that the cost model gives the best form of a graph."""
+def _deep(line_graph: LineGraph, large: np.ndarray, heads: int, k: int, v: int) -> np.ndarray:
+    """[P] which of the ``large`` parts go chunkwise: the narrow ones, or none."""
     seg = segments(line_graph)
-    states = STATE_COST * seg.num_edges * k * v
-    return float(np.minimum(bucket_cost(seg.num_nodes, seg.num_edges), states).sum())
+    if not large.any():
+        return large
+    levels = np.zeros(seg.num_edges.size, dtype=np.int64)
+    np.maximum.at(levels, seg.edge_part, line_graph.level.cpu().numpy() + 1)
+    narrow = large & (seg.num_edges <= NARROW * levels)
+    edges = heads * int(seg.num_edges[narrow].sum())
+    levelwise = LEVEL_COST * int(levels[narrow].max(initial=0)) + STATE_COST * edges * k * v
+    chunkwise = CHUNKS_COST + CHUNK_COST * edges * (LARGEST + k + v)
+    return narrow & (chunkwise < levelwise)
+
+
+def plstm_cost(line_graph: LineGraph, heads: int, k: int, v: int) -> float:
+    """Microseconds, forward plus backward, that the cost model expects of ``form="auto"``."""
+    total = 0.0
+    for form, sub in _plan_auto(line_graph, heads, k, v):
+        graph = line_graph if sub is None else sub.line_graph
+        seg = segments(graph)
+        if form == "parallel":
+            total += heads * float(bucket_cost(seg.num_nodes, seg.num_edges).sum())
+        elif form == "chunkwise":
+            total += CHUNKS_COST + CHUNK_COST * heads * graph.num_edges * (LARGEST + k + v)
+        else:
+            total += LEVEL_COST * graph.num_levels + STATE_COST * heads * graph.num_edges * k * v
+    return total
 
 
 def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:
@@ -108,6 +151,8 @@ def _inner_form(form: str, line_graph: LineGraph, heads: int, k: int, v: int) ->
     """The form of :mod:`plstm_graph.ops.propagate` for a public one."""
     if form == "parallel":
         return "dense"
+    if form == "chunkwise":
+        return "chunks"
     key = ("payload", heads, k, v)
     if key not in line_graph._cache:
         line_graph._cache[key] = payload_of(line_graph, heads, k, v)
@@ -186,8 +231,10 @@ def plstm(
         direct: [N, H].
         line_graph: the DAG with its line graph.
         scale: multiplies the query, in the direct term too.
-        form: ``"auto"`` (by cost, see the module), ``"naive"``, ``"parallel"``, ``"levelwise"``.
-        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"``.
+        form: ``"auto"`` (by cost, see the module), ``"naive"``, ``"parallel"``, ``"levelwise"``,
+            ``"chunkwise"``.
+        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"`` (not for ``"naive"`` and
+            ``"chunkwise"``).
 
     Returns:
         [N, H, V] in the dtype of ``value``. float32 and float64 compute in their own precision,
@@ -199,7 +246,7 @@ def plstm(
     """
     inputs = (query, key, value, source, transition, mark, direct)
     check_plstm(*inputs, line_graph, form, backend)
-    if backend == "auto" and (form == "naive" or key.size(2) > MAX_KEY_SIZE):
+    if backend == "auto" and (form in TORCH_FORMS or key.size(2) > MAX_KEY_SIZE):
         backend = "torch"
     backend = resolve_backend(backend, line_graph.device)
     if backend == "triton" and form != "parallel":

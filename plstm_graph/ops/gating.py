@@ -227,7 +227,8 @@ def gating_pays(
     if resolve_backend(backend, line_graph.device) == "triton":
         return False
     n, e = line_graph.num_nodes, line_graph.num_edges
-    if query.size(0) * query.size(2) * n * n > MAX_GATING:
+    heads = query.size(0) * query.size(2)
+    if heads * n * n > MAX_GATING:
         return False
-    ours = ROW_COST * (e + n) * n + ATTENTION_COST * n * n / views
-    return ours < plstm_cost(line_graph, query.size(-1), value.size(-1))
+    ours = heads * n * (views * ROW_COST * e + ATTENTION_COST * n)
+    return ours < plstm_cost(line_graph, views * heads, query.size(-1), value.size(-1))

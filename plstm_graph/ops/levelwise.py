@@ -41,7 +41,7 @@ class StateTables(NamedTuple):
     backward: LevelSchedule
 
 
-def _tiles(edges: int, heads: int, k: int, v: int) -> list[slice]:
+def tiles(edges: int, heads: int, k: int, v: int) -> list[slice]:
     """Slices of V whose states hold at most ``TILE_ELEMENTS`` elements."""
     tile = max(1, min(v, TILE_ELEMENTS // max(1, edges * heads * k)))
     return [slice(i, min(i + tile, v)) for i in range(0, v, tile)]
@@ -96,7 +96,7 @@ def states_forward(
     h = (direct * (q * key).sum(-1))[..., None] * value
     to = dst.index_select(0, schedule.order)
     marked = q.index_select(0, to) * mark.index_select(0, schedule.order)[..., None]
-    for tile in _tiles(src.numel(), *key.shape[1:], value.size(2)):
+    for tile in tiles(src.numel(), *key.shape[1:], value.size(2)):
         states, _ = _scan_outer(key, value[..., tile], source, src, transition, schedule)
         h[..., tile].index_add_(0, to, _contract_rows(states, marked))
     return h
@@ -120,7 +120,7 @@ def states_backward(
     to = dst.index_select(0, there.order)
     start = src.index_select(0, back.order)
     as_back = there.position.index_select(0, back.order)
-    for tile in _tiles(src.numel(), *key.shape[1:], value.size(2)):
+    for tile in tiles(src.numel(), *key.shape[1:], value.size(2)):
         g, v = grad[..., tile], value[..., tile]
         states, _ = _scan_outer(key, v, source, src, transition, there)
         read = _contract_columns(states, g.index_select(0, to))  # C_e g

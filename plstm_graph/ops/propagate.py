@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag.buckets import BucketPlan, bucket_plan
+from plstm_graph.dag.chunk_plan import ChunkPlan, ChunkTables, chunk_tables
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.schedule import LevelSchedule, level_schedule
+from plstm_graph.ops.chunkwise import Kept as ChunksKept
+from plstm_graph.ops.chunkwise import chunks_backward, chunks_forward
 from plstm_graph.ops.compose import composed_grads
 from plstm_graph.ops.levelwise import StateTables, states_backward, states_forward
 from plstm_graph.ops.parallel import (
@@ -31,8 +34,8 @@ from plstm_graph.ops.parallel import (
 from plstm_graph.ops.scan import edge_dot
 from plstm_graph.ops.triton.tables import ScanTables, bucket_tables
 
-#: The forms of this module: dense gating rows, scanned gating rows, scanned states.
-FORMS = ("dense", "rows", "states")
+#: The forms of this module: dense gating rows, scanned gating rows, scanned states, chunks.
+FORMS = ("dense", "rows", "states", "chunks")
 #: One more, where Triton kernels can run: gating rows, one program per segment, head and tile.
 SEGMENTS = "segments"
 
@@ -56,6 +59,9 @@ def tables_of(line_graph: LineGraph, form: str, heads: int) -> list[Tensor]:
             tables += [*forward, *backward, *rest]
         if form in ("rows", "states"):
             tables += [*level_schedule(line_graph), *level_schedule(line_graph.reverse())]
+        if form == "chunks":
+            plan, *schedules = chunk_tables(line_graph, heads)
+            tables += [*plan, *(tensor for schedule in schedules for tensor in schedule)]
         if form == "states":
             tables.append(line_graph.edge_index)
         line_graph._cache[key] = tables
@@ -71,6 +77,13 @@ def _schedules(tables: Sequence[Tensor]) -> tuple[LevelSchedule, LevelSchedule]:
 
 def _state_tables(tables: Sequence[Tensor]) -> StateTables:
     return StateTables(*tables[2 * _SCHEDULE :], *_schedules(tables))
+
+
+def _chunk_tables(tables: Sequence[Tensor]) -> ChunkTables:
+    plan, rest = len(ChunkPlan._fields), tables[len(ChunkPlan._fields) :]
+    return ChunkTables(
+        ChunkPlan(*tables[:plan]), *_schedules(rest), *_schedules(rest[2 * _SCHEDULE :])
+    )
 
 
 def _solver(form: str, transition: Tensor, tables: Sequence[Tensor]) -> tuple[BucketPlan, Solver]:
@@ -99,7 +112,7 @@ def _segment_solver(transition: Tensor, tables: Sequence[Tensor]) -> Solver:
     return solve_
 
 
-Kept = tuple[BucketPlan, Solver, Saved] | None
+Kept = tuple[BucketPlan, Solver, Saved] | ChunksKept | None
 
 
 def _forward(
@@ -107,6 +120,8 @@ def _forward(
 ) -> tuple[Tensor, Kept]:
     if form == "states":
         return states_forward(*inputs, scale, _state_tables(tables)), None
+    if form == "chunks":
+        return chunks_forward(*inputs, scale, _chunk_tables(tables))
     query, key, value, source, transition, mark, direct = inputs
     plan, solve_ = _solver(form, transition, tables)
     out, saved = gated_attention(query, key, value, source, mark, direct, scale, plan, solve_)
@@ -123,7 +138,11 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     if form == "states":
         return states_backward(grad, inputs, scale, _state_tables(tables))
-    plan, solve_, saved = kept or _forward(inputs, scale, form, tables)[1]
+    if kept is None:
+        kept = _forward(inputs, scale, form, tables)[1]
+    if form == "chunks":
+        return chunks_backward(grad, inputs, scale, _chunk_tables(tables), kept)
+    plan, solve_, saved = kept
     dot = edge_dot
     if form == SEGMENTS:
         from plstm_graph.ops.triton.segment_scan import row_dot as dot

@@ -20,6 +20,8 @@ from plstm_graph.dag.schedule import LevelSchedule, level_schedule
 
 #: Elements that a temporary of the operators may hold (float32: 256 MB).
 TILE_ELEMENTS = 1 << 26
+#: Elements that :func:`edge_dot` gathers at a time (float32: 512 KB, what a core's cache holds).
+DOT_ELEMENTS = 1 << 17
 
 
 def scan_levels_(
@@ -68,10 +70,10 @@ def scan_levels_(
 def edge_dot(left: Tensor, right: Tensor, e_in: Tensor, e_out: Tensor) -> Tensor:
     """sum over the payload of left[e_in] * right[e_out]: [E, H, W] x [E, H, W] -> [L, H].
 
-    Differentiable; bounded temporaries unless a graph is recorded.
+    Differentiable; temporaries are bounded unless a graph is recorded.
     """
     width = left[0].numel() if left.size(0) else 1
-    chunk = max(1, TILE_ELEMENTS // 2 // max(width, 1))
+    chunk = max(1, DOT_ELEMENTS // max(width, 1))
     dots = [
         torch.linalg.vecdot(left.index_select(0, i), right.index_select(0, o))
         for i, o in zip(e_in.split(chunk), e_out.split(chunk))

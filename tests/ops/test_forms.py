@@ -8,11 +8,12 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plstm_graph import LineGraph
-from plstm_graph.ops import dispatch, levelwise, plstm
+from plstm_graph.ops import chunk_borders, dispatch, levelwise, plstm
 from plstm_graph.ops.propagate import FORMS, propagate, tables_of
+from tests.ops.conftest import chunks_of
 from tests.zoo import ZOO, disjoint, inputs, random_dag
 
-PUBLIC = ("auto", "parallel", "levelwise")
+PUBLIC = ("auto", "parallel", "levelwise", "chunkwise")
 
 
 def dense_plstm(query, key, value, source, transition, mark, direct, line_graph, scale=1.0):
@@ -67,6 +68,7 @@ def test_forms_equal_naive_in_float64(name, form):
 @pytest.mark.parametrize("name", ZOO)
 def test_inner_forms_equal_naive_with_any_tile(name, form, monkeypatch):
     monkeypatch.setattr(levelwise, "TILE_ELEMENTS", 64)
+    monkeypatch.setattr(chunk_borders, "PIECE_ELEMENTS", 64)
     line_graph = ZOO[name]()
     args = inputs(line_graph, heads=1, key_size=2, value_size=5)
     want = plstm(*args, line_graph, form="naive")
@@ -127,13 +129,15 @@ def test_state_tracking(name, states, form):
     st.integers(1, 3),
     st.integers(1, 5),
     st.integers(1, 5),
+    st.integers(1, 9),
 )
-def test_random_dags(nodes, edges, seed, heads, key_size, value_size):
+def test_random_dags(nodes, edges, seed, heads, key_size, value_size, chunk):
     line_graph = random_dag(nodes, edges, seed)
     args = inputs(line_graph, heads, key_size, value_size, seed=seed)
-    for form in FORMS:
-        want = plstm(*args, line_graph, form="naive")
-        compare(propagate(args, line_graph, scale=1.0, form=form), want, args, 1e-10)
+    with chunks_of(chunk):
+        for form in FORMS:
+            want = plstm(*args, line_graph, form="naive")
+            compare(propagate(args, line_graph, scale=1.0, form=form), want, args, 1e-10)
 
 
 @pytest.mark.parametrize("form", PUBLIC)
@@ -184,7 +188,7 @@ def test_half_inputs_accumulate_in_float32(form, dtype):
     )
 
 
-@pytest.mark.parametrize("form", ["parallel", "levelwise"])
+@pytest.mark.parametrize("form", ["parallel", "levelwise", "chunkwise"])
 def test_autocast_leaves_the_recurrence_alone(form):
     line_graph = ZOO["molecules"]()
     args = inputs(line_graph, dtype=torch.float32)

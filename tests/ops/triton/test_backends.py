@@ -87,10 +87,11 @@ def test_auto_takes_triton_on_gpus(monkeypatch):
         checks.resolve_backend("triton", gpu)
 
 
-def test_naive_has_no_kernel():
+@pytest.mark.parametrize("form", ["naive", "chunkwise"])
+def test_forms_without_a_kernel(form):
     line_graph = ZOO["fork"]()
-    with pytest.raises(ValueError, match=r"form='naive', got 'triton'"):
-        plstm(*inputs(line_graph), line_graph, form="naive", backend="triton")
+    with pytest.raises(ValueError, match=rf"form='{form}', got 'triton'"):
+        plstm(*inputs(line_graph), line_graph, form=form, backend="triton")
 
 
 def test_backends_prints_a_table():

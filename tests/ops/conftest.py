@@ -1,0 +1,22 @@
+"""Chunks of three edges, so that the small graphs of the zoo have several."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from plstm_graph.dag import chunks
+
+
+@contextmanager
+def chunks_of(size: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "SMALLEST", size)
+        patch.setattr(chunks, "LARGEST", size)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def small_chunks() -> Iterator[None]:
+    with chunks_of(3):
+        yield
