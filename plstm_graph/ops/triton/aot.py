@@ -17,16 +17,18 @@ import argparse
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import multiprocessing
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 #: Modules of this package with a function ``shipped() -> list[KernelSpec]``.
 MODULES = ("segment_scan", "level_scan", "fused_specs")
@@ -84,6 +86,23 @@ class Compiled:
     threads: int
     rereads: bool
     asm: str = field(repr=False)
+
+
+class Parameter(NamedTuple):
+    """An argument of a kernel; ``plain`` if its value leads to no variants."""
+
+    name: str
+    constexpr: bool
+    plain: bool
+
+
+def parameters(kernel: Any) -> list[Parameter]:
+    """The arguments of a kernel, compiled or interpreted, of a module with options ``PLAIN``."""
+    plain = sys.modules[kernel.fn.__module__].PLAIN["do_not_specialize"]
+    return [
+        Parameter(p.name, "constexpr" in str(p.annotation), p.name in plain)
+        for p in inspect.signature(kernel.fn).parameters.values()
+    ]
 
 
 def shipped(modules: Iterable[str] = MODULES) -> list[KernelSpec]:
@@ -213,7 +232,7 @@ def races(asm: str) -> list[str]:
     return [found[i] for i in sorted(found)]
 
 
-def inspect(spec: KernelSpec, target: str) -> dict[str, Any]:
+def resources(spec: KernelSpec, target: str) -> dict[str, Any]:
     """:class:`Compiled` with ``races`` and ``tg_split`` for its code, from the cache if there."""
     file = _cache_file(spec, target)
     try:
@@ -247,12 +266,12 @@ def _own_source() -> str:
     return Path(__file__).read_text()
 
 
-def inspect_all(
+def all_resources(
     modules: Iterable[str] = MODULES,
     targets: Iterable[str] = tuple(TARGETS),
     processes: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """:func:`inspect` of each shipped configuration for each target, in no order.
+    """:func:`resources` of each shipped configuration for each target, in no order.
 
     Args:
         modules: see ``MODULES``; targets: see ``TARGETS``.
@@ -265,7 +284,7 @@ def inspect_all(
     processes = processes or len(os.sched_getaffinity(0))
     # Spawned, not forked: torch's and triton's threads do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(processes, _load, (modules,)) as pool:
-        yield from pool.imap_unordered(_inspect, tasks, chunksize=4)
+        yield from pool.imap_unordered(_resources_of, tasks, chunksize=4)
 
 
 _SPECS: list[KernelSpec] = []
@@ -276,9 +295,9 @@ def _load(modules: tuple[str, ...]) -> None:
     _SPECS[:] = shipped(modules)
 
 
-def _inspect(task: tuple[int, str]) -> dict[str, Any]:
+def _resources_of(task: tuple[int, str]) -> dict[str, Any]:
     i, target = task
-    return inspect(_SPECS[i], target)
+    return resources(_SPECS[i], target)
 
 
 def main() -> None:
@@ -287,7 +306,7 @@ def main() -> None:
     parser.add_argument("--modules", nargs="+", default=list(MODULES))
     parser.add_argument("--processes", type=int, help="default: one for each processor")
     arguments = parser.parse_args()
-    for row in inspect_all(arguments.modules, arguments.targets, arguments.processes):
+    for row in all_resources(arguments.modules, arguments.targets, arguments.processes):
         print(json.dumps(row), flush=True)
 
 

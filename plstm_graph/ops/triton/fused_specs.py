@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 
 from plstm_graph.ops.triton import dense
-from plstm_graph.ops.triton.aot import ALIGNED, KernelSpec
+from plstm_graph.ops.triton.aot import ALIGNED, KernelSpec, parameters
 from plstm_graph.ops.triton.autotune import Config
 from plstm_graph.ops.triton.dense_kernels import dense_backward_kernel, dense_forward_kernel
 from plstm_graph.ops.triton.fused_backward import LINES
@@ -32,9 +32,8 @@ def _types(kernel: Any, dtype: str, projections: str) -> dict[str, str]:
     """Types of the arguments that are not constexpr; ``projections``: dtype of d_query, d_key."""
     wide = "fp64" if dtype == "fp64" else "fp32"
     types = {}
-    for parameter in kernel.params:
-        name = parameter.name
-        if parameter.is_constexpr:
+    for name, constexpr, plain in parameters(kernel):
+        if constexpr:
             continue
         if name == "scale":
             types[name] = "fp64"
@@ -46,7 +45,7 @@ def _types(kernel: Any, dtype: str, projections: str) -> dict[str, str]:
             types[name] = f"*{projections}"
         else:
             types[name] = f"*{wide}" if name in _WIDE else "*i32"
-        if types[name].startswith("*") and not parameter.do_not_specialize:
+        if types[name].startswith("*") and not plain:
             types[name] += ALIGNED
     return types
 
