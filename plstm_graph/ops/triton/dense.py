@@ -48,8 +48,12 @@ MAX_REGISTERS = 255
 _TABLES = len(DenseTables._fields)
 
 
-def terms(kernel: str, block: int, hip: bool, halves: bool) -> int:
-    """Terms of a product at a time, found by compiling: with which no register is spilled."""
+def terms(block: int, hip: bool) -> int:
+    """Terms of a product at a time, as found by compiling: with these no register is spilled.
+
+    Operands of products on NVIDIA's scalar units stay in registers as a whole, so few at a time;
+    AMD's matrix units take them in pieces, and splitting only costs registers.
+    """
     return 16 if block == 64 and not hip else 64
 
 
@@ -80,7 +84,7 @@ def _launch(name: str, tensors: Sequence[Tensor], scale: float, tables: DenseTab
                 scale,
                 BLOCK=block,
                 CHANNELS=config.width,
-                TERMS=terms(name, block, hip, query.dtype.itemsize == 2),
+                TERMS=terms(block, hip),
                 DTYPE=tl.float64 if wide else tl.float32,
                 num_warps=config.num_warps,
                 num_stages=config.num_stages,

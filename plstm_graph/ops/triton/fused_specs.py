@@ -77,7 +77,7 @@ def dense_specs(config: Config, dtype: str) -> Iterator[KernelSpec]:
         (dense_forward_kernel, "dense_forward"),
         (dense_backward_kernel, "dense_backward"),
     ):
-        some = (dense.terms(name, config.rows, hip, dtype != "fp32") for hip in (False, True))
+        some = (dense.terms(config.rows, hip) for hip in (False, True))
         nvidia, amd = ({"TERMS": terms} for terms in some)
         yield KernelSpec(
             f"{name}[{dtype},{config.rows},warps={config.num_warps}]",
