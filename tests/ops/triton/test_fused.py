@@ -67,6 +67,26 @@ def test_tiles_of_v_and_kept_states(name, recompute, device, monkeypatch):
     assert_same(got, want, args, 1e-10)  # a second backward finds the kept states unharmed
 
 
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_candidates_of_the_tuner(place, recompute, device, monkeypatch):
+    """Each gives the same values, after others ran as when they are timed; keys as documented."""
+    keys = []
+
+    def pick(key, configs, launch, device):
+        keys.append(key)
+        assert len(configs) == 3
+        launch(configs[place - 1])
+        return configs[place]
+
+    monkeypatch.setattr(fused, "pick", pick)
+    line_graph, args = arguments("join", device, 1, 20, 20, dtype=torch.float32)
+    got = walk(args, line_graph, 0.7, recompute)
+    assert_same(got, plstm(*args, line_graph, scale=0.7, form="naive"), args, 1e-5)
+    backward = "fused_backward" if recompute else "fused_backward_kept"
+    assert keys == [(name, 1, 32, 32, "torch.float32") for name in ("fused_forward", backward)]
+
+
 def test_more_line_edges_than_are_stored_together(device):
     edges = [(0, 1)] + [(1, i) for i in range(2, 22)]
     edge_index = torch.tensor(edges).T.to(device)
