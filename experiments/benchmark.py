@@ -1,6 +1,7 @@
 """Speed of operators, layers and line-graph building, as ratios inside one process.
 
     python -m experiments.benchmark [--out experiments/results/benchmark.json] [--quick]
+    python -m experiments.benchmark --device cuda  # and each kernel against a copy on the device
 
 Every table names its baseline. Contestants of a table take turns, so that what else the machine
 does hits all alike; figures are medians over the turns.
@@ -26,6 +27,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import GATv2Conv, GINEConv, GPSConv, TransformerConv
 
 import datasets
+from experiments import device as devices
 from experiments.reporting import command_line, environment, write_json
 from plstm_graph import LineGraph, PLSTMConv, ToLineGraph, to_line_graphs
 from plstm_graph.ops import plstm, prepare
@@ -84,7 +86,8 @@ def op_inputs(line_graph: LineGraph, heads: int = HEADS, size: int = SIZE) -> li
     torch.manual_seed(0)
     node = [torch.randn(n, heads, size) for _ in range(3)]
     gates = [torch.rand(e, heads), torch.rand(l, heads) * 0.5, torch.rand(e, heads)]
-    return [x.requires_grad_() for x in (*node, *gates, torch.rand(n, heads))]
+    made = (*node, *gates, torch.rand(n, heads))
+    return [x.to(line_graph.device).requires_grad_() for x in made]
 
 
 def edge_loop(
@@ -137,12 +140,14 @@ def medians(steps: dict[str, Callable[[], None]], turns: dict[str, int] | int) -
     for step in steps.values():
         step()
         step()
+    devices.synchronize()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(max(count.values())):
         for name, step in steps.items():
             if turn < count[name]:
                 start = time.perf_counter()
                 step()
+                devices.synchronize()
                 times[name].append(time.perf_counter() - start)
     return {name: float(np.median(t)) for name, t in times.items()}
 
@@ -191,6 +196,7 @@ def bench_layers(batch: Batch, turns: int, console: Console) -> dict:
         "GINEConv": GINEConv(mlp(), edge_dim=WIDTH),
         "GPSConv": GPSConv(WIDTH, GINEConv(mlp(), edge_dim=WIDTH), heads=HEADS),
     }
+    convs = {name: conv.to(batch.x.device) for name, conv in convs.items()}
 
     def step_of(conv: nn.Module) -> Callable[[], None]:
         x = batch.x.clone().requires_grad_()
@@ -265,7 +271,7 @@ def bench_molhiv(root: Path | None, console: Console) -> dict | None:
     return result
 
 
-def bench_growth(turns: int, quick: bool, console: Console) -> dict:
+def bench_growth(turns: int, quick: bool, device: torch.device, console: Console) -> dict:
     """Auto against the naive loop over E, then over depth at the same E."""
     sizes = [(250, 1), (1000, 1), (4000, 1)] + ([] if quick else [(16000, 1), (100000, 1)])
     table = Table(
@@ -286,7 +292,7 @@ def bench_growth(turns: int, quick: bool, console: Console) -> dict:
     depths = [(4000, reach) for reach in (4, 64, 1024)]
     cases = [(e, max(8, e // 16)) for e, _ in sizes] + depths
     for edges, reach in sorted(cases):
-        line_graph = random_dag(edges // 2 + 2, edges, reach, seed=0)
+        line_graph = random_dag(edges // 2 + 2, edges, reach, seed=0).to(device)
         inputs = op_inputs(line_graph)
         steps = {"auto": op_step(line_graph, inputs, "auto")}
         count = {"auto": max(3, turns // 5)}
@@ -382,26 +388,39 @@ def main(args: list[str] | None = None) -> dict:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--molhiv", type=Path, help="data root of ogbg-molhiv, to build it whole")
     parser.add_argument("--quick", action="store_true", help="few turns, small sizes")
+    parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     options = parser.parse_args(args)
+    device = devices.checked(options.device)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     turns = 5 if options.quick else options.turns
     console = Console()
     rng = np.random.default_rng(options.seed)
     graphs = [molecule_like(rng, WIDTH) for _ in range(GRAPHS)]
-    batch = Batch.from_data_list(to_line_graphs(graphs))
+    batch = Batch.from_data_list(to_line_graphs(graphs)).to(device)
     result = {
         "command": command_line(),
         "environment": environment(options.seed),
+        "device": devices.device_name(device),
         "threads": options.threads,
         "turns": turns,
         "ops": bench_ops(batch, turns, console),
         "layers": bench_layers(batch, turns, console),
         "building": bench_building([molecule_like(rng) for _ in range(GRAPHS)], turns, console),
         "molhiv": bench_molhiv(options.molhiv, console),
-        "growth": bench_growth(turns, options.quick, console),
-        "long_sequences": bench_sequences(turns, options.quick, console),
+        "growth": bench_growth(turns, options.quick, device, console),
     }
+    if device.type == "cpu":
+        from experiments import benchmark_grid  # which needs this module's timing
+
+        result["long_sequences"] = bench_sequences(turns, options.quick, console)
+        result["grid"] = benchmark_grid.bench(turns, options.quick, console, options.threads)
+    else:
+        from experiments.kernel_report import workloads
+
+        graphs = {name: line_graph.to(device) for name, line_graph in workloads().items()}
+        cases = {name: (graph, op_inputs(graph)) for name, graph in graphs.items()}
+        result["kernels"] = devices.bench_kernels(cases, device, turns, console)
     if options.out:
         write_json(options.out, result)
     return result

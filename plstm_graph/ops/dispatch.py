@@ -24,8 +24,9 @@ can be imported, and ``"torch"`` elsewhere; ``plstm_graph.backends()`` tells. Wi
 forms auto and levelwise are the fused kernel (source, scan and readout in one launch), and
 parallel scans gating rows, one launch a bucket: a scan reads a row of E once per line edge where
 a dense solve reads it E times, so no triangular solve is left. Keys wider than the fused kernel
-takes go through torch under ``backend="auto"``. So does ``form="chunkwise"``, whose steps are torch
-operations on any device; with ``backend="triton"`` it is refused.
+takes go through torch under ``backend="auto"``. float64 takes the fused walk, never its on-chip
+variant. ``form="chunkwise"`` goes through torch, too, whose operations are its steps on any device;
+with ``backend="triton"`` it is refused.
 
 **State tracking.** J x J transitions are scalar ones on a line graph whose edges are repeated J
 times, with J^2 line edges for each one: that graph goes through the same forms.

@@ -1,4 +1,4 @@
-"""On a GPU: kernels at sizes that fill it, against torch on the same device.
+"""On a GPU: every kernel at sizes that fill it, against torch on the same device.
 
 The small cases of ``tests/ops/triton`` run on the GPU too where there is one.
 """
@@ -6,9 +6,12 @@ The small cases of ``tests/ops/triton`` run on the GPU too where there is one.
 import pytest
 import torch
 
+from plstm_graph import PLSTM
 from plstm_graph.ops import dag_scan, plstm, prepare
 from plstm_graph.ops.triton import autotune
 from plstm_graph.ops.triton.dag_scan import goes_by_level
+from plstm_graph.ops.triton.dense_tables import dense_fits
+from plstm_graph.ops.triton.fused_tables import walk_kind, walk_tables
 from tests.ops.triton.helpers import assert_same, payload
 from tests.zoo import disjoint, grid, inputs, molecule, path, random_dag
 
@@ -43,29 +46,92 @@ def bounded(transition, line_graph):
     return transition / (0.5 + total[line_graph.line_index[1]])
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+#: Of the largest entry of each result; halves are rounded once, at the end.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+def exact(arguments):
+    """The same values in float64, for what is expected of lower precision."""
+    return [a.detach().double().requires_grad_() for a in arguments]
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), TOLERANCE.items())
 def test_scan_equals_torch(line_graph, dtype, rtol):
     x, t = payload(line_graph, 3, 100, dtype=dtype)
     t = bounded(t.detach(), line_graph).requires_grad_()
+    wide = exact((x, t))
     got = dag_scan(x, t, line_graph)
-    want = dag_scan(x, t, line_graph, backend="torch")
-    assert_same(got, want, (x, t), rtol)
+    assert got.dtype == dtype
+    assert_same(got, dag_scan(*wide, line_graph, backend="torch"), (x, t), rtol, wide)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("states", [2, 3, 4])
+@pytest.mark.parametrize("name", ["molecules", "wide"])
+def test_state_tracking(name, states, dtype):
+    """J x J transitions through both scans, and through the layer."""
+    line_graph = GRAPHS[name]().to("cuda")
+    x, t = payload(line_graph, 2, 40, states=states, dtype=dtype)
+    t = (0.1 * t.detach()).requires_grad_()
+    wide = exact((x, t))
+    got = dag_scan(x, t, line_graph)
+    assert_same(got, dag_scan(*wide, line_graph, backend="torch"), (x, t), TOLERANCE[dtype], wide)
+    args = arguments(line_graph, 1, 8, 8, states=states, dtype=dtype)
+    args[4] = (0.1 * args[4].detach()).requires_grad_()
+    wide = exact(args)
+    want = plstm(*wide, line_graph, backend="torch")
+    assert_same(plstm(*args, line_graph), want, args, TOLERANCE[dtype], wide)
 
 
 @pytest.mark.parametrize("form", ["auto", "parallel"])
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("dtype", "rtol"), TOLERANCE.items())
 def test_layer_equals_torch(line_graph, form, dtype, rtol):
     if form == "parallel" and line_graph.num_edges > 10000:
         pytest.skip("dense gating matrices of one graph this large do not fit")
     args = arguments(line_graph, 2, 24, 40, dtype=dtype)
     args[4] = bounded(args[4].detach(), line_graph).requires_grad_()
+    wide = exact(args)
     got = plstm(*args, line_graph, form=form)
-    want = plstm(*args, line_graph, backend="torch")
-    assert_same(got, want, args, rtol)
+    assert got.dtype == dtype
+    assert_same(got, plstm(*wide, line_graph, backend="torch"), args, rtol, wide)
 
 
-def test_both_scans_are_among_the_cases():
-    assert {goes_by_level(make()) for make in GRAPHS.values()} == {True, False}
+@pytest.mark.parametrize(("k", "v"), [(8, 8), (24, 24), (64, 48), (100, 37), (256, 16)])
+@pytest.mark.parametrize("recompute", [True, False])
+def test_walk_equals_torch(line_graph, k, v, recompute):
+    """Tiles of all sizes, states kept or formed again."""
+    from plstm_graph.ops.triton.fused import fused_plstm_op
+
+    args = arguments(line_graph, 1, k, v, dtype=torch.float32)
+    args[4] = bounded(args[4].detach(), line_graph).requires_grad_()
+    wide = exact(args)
+    got = fused_plstm_op(*args, 0.5, recompute, walk_tables(line_graph))[0]
+    want = plstm(*wide, line_graph, scale=0.5, backend="torch")
+    assert_same(got, want, args, TOLERANCE[torch.float32], wide)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("k", "v"), [(24, 24), (32, 32), (5, 7)])
+def test_dense_equals_torch(k, v, dtype):
+    """Parts of all block sizes, the largest with 64 edges."""
+    from plstm_graph.ops.triton import dense
+
+    parts = [grid(4, 8), path(63), path(20), molecule(SMILES[0]), path(3), path(0)] * 20
+    line_graph = disjoint(parts, batch=True).to("cuda")
+    assert dense.dense_tables(line_graph).launches[:, 0].tolist() == [64, 32, 16]
+    args = arguments(line_graph, 2, k, v, dtype=dtype)
+    args[4] = bounded(args[4].detach(), line_graph).requires_grad_()
+    wide = exact(args)
+    got = dense.dense_plstm_op(*args, 0.5, dense.tables_of(line_graph))
+    want = plstm(*wide, line_graph, scale=0.5, backend="torch")
+    assert_same(got, want, args, TOLERANCE[dtype], wide)
+
+
+def test_all_kernels_are_among_the_cases():
+    graphs = [make() for make in GRAPHS.values()]
+    assert {goes_by_level(graph) for graph in graphs} == {True, False}
+    assert {dense_fits(graph) for graph in graphs} == {True, False}
+    assert {walk_kind(graph) for graph in graphs} == {"segments", "levels"}
 
 
 def test_bits_repeat(line_graph):
@@ -98,8 +164,13 @@ def test_configurations_are_timed_and_kept(monkeypatch, tmp_path):
     autotune._cache.cache_clear()
     line_graph = GRAPHS["grids"]().to("cuda")
     dag_scan(*payload(line_graph, 2, 64, dtype=torch.float32), line_graph)
+    for graph, heads in ((line_graph, 2), (GRAPHS["molecules"]().to("cuda"), 4)):
+        args = arguments(graph, heads, 24, 24, dtype=torch.float32)
+        plstm(*args, graph).sum().backward()
     (file,) = tmp_path.iterdir()
-    assert "segment_scan" in file.read_text()
+    kept = file.read_text()
+    for name in ("segment_scan", "fused_forward", "fused_backward", "dense_forward"):
+        assert name in kept
     autotune._cache.cache_clear()
 
 
@@ -111,3 +182,20 @@ def test_compiled_layer():
         return 2 * plstm(*args, line_graph)
 
     assert_same(torch.compile(layer, fullgraph=True)(*args), layer(*args), args, 1e-5)
+
+
+def test_compiled_model():
+    """A whole model under torch.compile, forward and backward, against itself in eager mode."""
+    line_graph = prepare(GRAPHS["molecules"]().to("cuda"), 4, 8, 8)
+    torch.manual_seed(0)
+    model = PLSTM(6, 32, 2, 3, heads=4).to("cuda")
+    x = torch.randn(line_graph.num_nodes, 6, device="cuda")
+    weights = list(model.parameters())
+
+    def run(model):
+        out = model(x, line_graph.edge_index, line_graph=line_graph)
+        grads = torch.autograd.grad(out.square().sum(), weights, allow_unused=True)
+        return [out.detach(), *(g for g in grads if g is not None)]
+
+    for got, want in zip(run(torch.compile(model)), run(model), strict=True):
+        assert torch.allclose(got, want, rtol=1e-3, atol=1e-4 * max(1.0, float(want.abs().max())))

@@ -1,26 +1,36 @@
 """Compile kernels ahead of time, without a GPU, and read what the compiler made of them.
 
-``python -m plstm_graph.ops.triton.aot`` compiles every shipped configuration for every target and
-prints one line of JSON each. A *shipped* configuration is one that a launcher may pick: each module
-of ``MODULES`` lists its own in ``shipped()``. Not for processes with TRITON_INTERPRET=1, where a
-kernel is Python.
+``python -m plstm_graph.ops.triton.aot`` compiles every shipped configuration for every target, in
+parallel processes, and prints one line of JSON each. A *shipped* configuration is one that a
+launcher may pick: each module of ``MODULES`` lists its own in ``shipped()``. Not for processes with
+TRITON_INTERPRET=1, where a kernel is Python.
+
+What was found out is kept in ``$PLSTM_COMPILE_CACHE`` (default ``~/.cache/plstm_graph/compiled``),
+one file for each configuration and target, whose name is a hash of the kernel's source with all
+that it calls, types, options, the version of triton and this file: what did not change costs no
+time again.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import importlib
+import inspect
 import json
+import multiprocessing
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-#: Modules of this package with a function ``shipped(full) -> list[KernelSpec]``.
+#: Modules of this package with a function ``shipped() -> list[KernelSpec]``.
 MODULES = ("segment_scan", "level_scan", "fused_specs")
 
 #: Name of a target -> (backend, architecture, threads of a warp).
@@ -49,6 +59,7 @@ class KernelSpec:
         num_warps, num_stages: launch options.
         rereads: whether a program reads global memory that it wrote (a barrier is needed).
         max_registers: bound of registers of a thread, where the launcher gives one (NVIDIA).
+        hip: constexprs that have another value on AMD GPUs.
     """
 
     name: str
@@ -59,6 +70,7 @@ class KernelSpec:
     num_stages: int = 1
     rereads: bool = False
     max_registers: int | None = None
+    hip: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,17 +88,31 @@ class Compiled:
     asm: str = field(repr=False)
 
 
-def shipped(modules: Iterable[str] = MODULES, *, full: bool = True) -> list[KernelSpec]:
-    """Every configuration that a launcher may pick; without ``full``, a sample that has each block
-    shape and each variant, but not their product."""
+class Parameter(NamedTuple):
+    """An argument of a kernel; ``plain`` if its value leads to no variants."""
+
+    name: str
+    constexpr: bool
+    plain: bool
+
+
+def parameters(kernel: Any) -> list[Parameter]:
+    """The arguments of a kernel, compiled or interpreted, of a module with options ``PLAIN``."""
+    plain = sys.modules[kernel.fn.__module__].PLAIN["do_not_specialize"]
+    return [
+        Parameter(p.name, "constexpr" in str(p.annotation), p.name in plain)
+        for p in inspect.signature(kernel.fn).parameters.values()
+    ]
+
+
+def shipped(modules: Iterable[str] = MODULES) -> list[KernelSpec]:
+    """Every configuration that a launcher may pick."""
     imported = (importlib.import_module(f"{__package__}.{name}") for name in modules)
-    return [spec for module in imported for spec in module.shipped(full)]
+    return [spec for module in imported for spec in module.shipped()]
 
 
-def compile_spec(spec: KernelSpec, target: str) -> Compiled:
-    """Compile ``spec`` for one of ``TARGETS``."""
-    import triton
-    from triton.backends.compiler import GPUTarget
+def _source(spec: KernelSpec, target: str) -> tuple[Any, dict[str, Any]]:
+    """The source and the compiler's options."""
     from triton.compiler import ASTSource
 
     names = spec.kernel.arg_names
@@ -99,11 +125,22 @@ def compile_spec(spec: KernelSpec, target: str) -> Compiled:
         for i, n in enumerate(names)
         if spec.types.get(n, "").endswith(ALIGNED)
     }
-    source = ASTSource(spec.kernel, signature, dict(spec.constexprs), attrs)
-    backend, arch, warp = TARGETS[target]
+    constexprs = dict(spec.constexprs)
     options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages}
-    if backend == "cuda" and spec.max_registers:
+    if TARGETS[target][0] == "hip":
+        constexprs |= spec.hip
+    elif spec.max_registers:
         options["maxnreg"] = spec.max_registers
+    return ASTSource(spec.kernel, signature, constexprs, attrs), options
+
+
+def compile_spec(spec: KernelSpec, target: str) -> Compiled:
+    """Compile ``spec`` for one of ``TARGETS``."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    source, options = _source(spec, target)
+    backend, arch, warp = TARGETS[target]
     kernel = triton.compile(source, target=GPUTarget(backend, arch, warp), options=options)
     if backend == "cuda":
         asm, (registers, stack, spills) = kernel.asm["ptx"], _cuda_resources(kernel.asm["cubin"])
@@ -195,37 +232,82 @@ def races(asm: str) -> list[str]:
     return [found[i] for i in sorted(found)]
 
 
-def compile_all(
-    specs: Iterable[KernelSpec], targets: Iterable[str], *, in_turn: bool = False
-) -> Iterator[Compiled]:
-    """Each spec for each target; or, ``in_turn``, for one of the CUDA targets and all others."""
-    targets = tuple(targets)
-    cuda = [target for target in targets if TARGETS[target][0] == "cuda"]
-    for i, spec in enumerate(specs):
-        for target in targets:
-            if not in_turn or target not in cuda or target == cuda[i % len(cuda)]:
-                yield compile_spec(spec, target)
+def resources(spec: KernelSpec, target: str) -> dict[str, Any]:
+    """:class:`Compiled` with ``races`` and ``tg_split`` for its code, from the cache if there."""
+    file = _cache_file(spec, target)
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        pass
+    compiled = compile_spec(spec, target)
+    row = asdict(compiled)
+    asm = row.pop("asm")
+    row["races"] = races(asm) if spec.rereads else []
+    row["tg_split"] = ".amdhsa_tg_split 1" in asm
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(row))
+    part.replace(file)
+    return row
+
+
+def _cache_file(spec: KernelSpec, target: str) -> Path:
+    import triton
+
+    source, options = _source(spec, target)
+    made_by = (triton.__version__, _own_source())
+    key = (source.hash(), spec.name, spec.rereads, target, options, made_by)
+    folder = os.environ.get("PLSTM_COMPILE_CACHE") or Path.home() / ".cache/plstm_graph/compiled"
+    return Path(folder) / (hashlib.sha256(repr(key).encode()).hexdigest()[:32] + ".json")
+
+
+@functools.cache
+def _own_source() -> str:
+    return Path(__file__).read_text()
+
+
+def all_resources(
+    modules: Iterable[str] = MODULES,
+    targets: Iterable[str] = tuple(TARGETS),
+    processes: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """:func:`resources` of each shipped configuration for each target, in no order.
+
+    Args:
+        modules: see ``MODULES``; targets: see ``TARGETS``.
+        processes: that compile at a time; by default as many as there are processors.
+    """
+    modules, targets = tuple(modules), tuple(targets)
+    # Without a choice, Triton warns that its default for fused multiply-add will change.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    tasks = [(i, target) for i in range(len(shipped(modules))) for target in targets]
+    processes = processes or len(os.sched_getaffinity(0))
+    # Spawned, not forked: torch's and triton's threads do not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(processes, _load, (modules,)) as pool:
+        yield from pool.imap_unordered(_resources_of, tasks, chunksize=4)
+
+
+_SPECS: list[KernelSpec] = []
+
+
+def _load(modules: tuple[str, ...]) -> None:
+    """Specs do not travel between processes, but each can list them."""
+    _SPECS[:] = shipped(modules)
+
+
+def _resources_of(task: tuple[int, str]) -> dict[str, Any]:
+    i, target = task
+    return resources(_SPECS[i], target)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--modules", nargs="+", default=list(MODULES))
-    parser.add_argument(
-        "--sample",
-        action="store_true",
-        help="a sample of the configurations, each for one of the CUDA targets in turn",
-    )
+    parser.add_argument("--processes", type=int, help="default: one for each processor")
     arguments = parser.parse_args()
-    # Without a choice, Triton warns that its default for fused multiply-add will change.
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    specs = shipped(arguments.modules, full=not arguments.sample)
-    for result in compile_all(specs, arguments.targets, in_turn=arguments.sample):
-        line = asdict(result)
-        asm = line.pop("asm")
-        line["races"] = races(asm) if result.rereads else []
-        line["tg_split"] = ".amdhsa_tg_split 1" in asm
-        print(json.dumps(line), flush=True)
+    for row in all_resources(arguments.modules, arguments.targets, arguments.processes):
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ dtypes, J, and sizes rounded up to powers of two, so that a new batch of the sam
 choice of the last one. It lives in memory and in a file per device and version of triton,
 ``$PLSTM_AUTOTUNE_DIR`` (default ``~/.cache/plstm_graph``); ``PLSTM_AUTOTUNE=0`` turns timing off.
 
-Where timing is impossible (the interpreter, a stream that is being captured into a graph) the
+Where timing is impossible (the interpreter, a stream that is being captured into a graph) or must
+not decide (``torch.use_deterministic_algorithms(True)``: some choices change the last bits) the
 first configuration runs; so the first of a list is the one to bet on.
 """
 
@@ -64,6 +65,8 @@ def pick(
 
 def _may_time(device: torch.device) -> bool:
     if device.type != "cuda" or os.environ.get("PLSTM_AUTOTUNE", "1") == "0":
+        return False
+    if torch.are_deterministic_algorithms_enabled():
         return False
     return not torch.cuda.is_current_stream_capturing()
 

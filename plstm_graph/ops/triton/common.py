@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-#: Most key channels of a head that the fused kernel takes: a program holds all of them.
-MAX_KEY_SIZE = 1024
+#: Most key channels of a head that the fused kernel takes: a program holds all of them, and with
+#: more its tile of V would be narrower than the 32 bytes that memory moves at a time.
+MAX_KEY_SIZE = 256
 
 INTERPRETER_HINT = (
     "set TRITON_INTERPRET=1 before the first import of torch_geometric (which imports triton) to "
@@ -79,6 +80,11 @@ def accumulator(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
+def aligned(x: Tensor) -> Tensor:
+    """``x`` at an address divisible by 16, for which kernels are compiled; slices may differ."""
+    return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
 def power_of_2(size: int) -> int:
     """The smallest power of two that is at least ``size`` (and at least 1)."""
     return 1 << max(0, size - 1).bit_length()
@@ -87,3 +93,11 @@ def power_of_2(size: int) -> int:
 def on_device(tensor: Tensor) -> AbstractContextManager:
     """Kernels launch on the current device: make it the one of ``tensor``."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def launch_options(device: torch.device, registers: int) -> dict[str, int]:
+    """Let the compiler use up to ``registers`` a thread where it has that option (NVIDIA).
+
+    Left to itself it aims at round numbers and spills a register or two to meet them.
+    """
+    return {"maxnreg": registers} if device.type == "cuda" and torch.version.hip is None else {}

@@ -1,39 +1,60 @@
 r"""``dense_plstm``: the layer with one program per part of the batch and head, all on chip.
 
-For parts of up to ``MAX_BLOCK`` edges and K, V up to ``MAX_CHANNELS``: only inputs, index tables
-and outputs cross the memory bus, in one launch per block size. Kernels and derivation are in
-:mod:`.dense_kernels`. Nothing but the inputs is kept for backward, which is dense, too, for parts
-of up to ``BACKWARD_BLOCK`` edges: beyond, its matrices would not stay in registers, and the batch
-takes the walks of :mod:`.fused_backward`.
+For parts of up to ``MAX_BLOCK`` edges and K, V up to ``CHANNELS``: only inputs, index tables and
+outputs cross the memory bus, in one launch per block size. Kernels and derivation are in
+:mod:`.dense_kernels`. Nothing but the inputs is kept for backward.
+
+**Tuning.** The number of warps, for each block and both directions; keys are
+("dense_forward" or "dense_backward", block, parts x H rounded to a power of two, dtype). It changes
+the order of sums, so the last bits: a choice once made is kept, and none is made where torch's
+deterministic mode is on. There are no stages: no loop of these kernels loads tiles.
+
+float64 does not fit on chip: :func:`.fused.fused_plstm` sends it by the walk. The operator takes
+it for comparisons.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.ops.triton.common import accumulator, on_device, power_of_2
+from plstm_graph.ops.triton.autotune import Config, pick
+from plstm_graph.ops.triton.common import launch_options, on_device, power_of_2
 from plstm_graph.ops.triton.dense_kernels import dense_backward_kernel, dense_forward_kernel
 from plstm_graph.ops.triton.dense_tables import DenseTables, dense_tables
-from plstm_graph.ops.triton.fused_backward import fused_backward
-from plstm_graph.ops.triton.fused_common import differentiable_grads, launch_options, tile_of
-from plstm_graph.ops.triton.fused_tables import Walk, walk_tables
+from plstm_graph.ops.triton.fused_common import (
+    ALIGN,
+    differentiable_grads,
+    like_inputs,
+    operands,
+    padded_grad,
+)
+from plstm_graph.ops.triton.fused_tables import walk_tables
 
-#: Largest K and V.
-MAX_CHANNELS = 32
-#: Largest block of the dense backward.
-BACKWARD_BLOCK = 32
-#: Warps of a program for each block.
-NUM_WARPS = {16: 4, 32: 8, 64: 8}
+#: Largest K and V, and the columns of their tiles.
+CHANNELS = 32
+#: Warps of a program for each block; the first is the default.
+CONFIGS = {
+    block: tuple(Config(block, CHANNELS, warps) for warps in some)
+    for block, some in {16: (4, 2), 32: (8, 4), 64: (8,)}.items()
+}
 #: Upper bound of registers of a thread: the compiler may use as many, and need not spill.
 MAX_REGISTERS = 255
 
-_TABLES, _WALK = len(DenseTables._fields), len(Walk._fields)
+_TABLES = len(DenseTables._fields)
+
+
+def terms(block: int, hip: bool) -> int:
+    """Terms of a product at a time, as found by compiling: with these no register is spilled.
+
+    Operands of products on NVIDIA's scalar units stay in registers as a whole, so few at a time;
+    AMD's matrix units take them in pieces, and splitting only costs registers.
+    """
+    return 16 if block == 64 and not hip else 64
 
 
 def tables_of(line_graph: LineGraph) -> list[Tensor]:
@@ -44,36 +65,36 @@ def tables_of(line_graph: LineGraph) -> list[Tensor]:
     return line_graph._cache[key]
 
 
-def _constants(inputs: Sequence[Tensor], scale: float) -> dict[str, Any]:
-    k, v = inputs[1].size(2), inputs[2].size(2)
-    return {
-        "SCALE": scale,
-        "ALIGN": 4 if k % 4 == 0 and v % 4 == 0 else 1,
-        "BLOCK_K": max(16, power_of_2(max(k, v))),
-        "BLOCK_V": max(16, power_of_2(max(k, v))),
-        "DTYPE": tl.float64 if accumulator(*inputs) == torch.float64 else tl.float32,
-    }
+def _launch(name: str, tensors: Sequence[Tensor], scale: float, tables: DenseTables) -> None:
+    """One of the kernels over all parts and heads; ``tensors`` begin with query, key and value."""
+    kernel = {"dense_forward": dense_forward_kernel, "dense_backward": dense_backward_kernel}[name]
+    query, (heads, k), v = tensors[0], tensors[1].shape[1:], tensors[2].size(2)
+    wide = tensors[3].dtype == torch.float64
+    hip = torch.version.hip is not None
+    for block, first, parts in tables.launches.tolist():
 
-
-def _launch(kernel, tensors: Sequence[Tensor], tables: DenseTables, constants) -> None:
-    """``kernel`` over all parts and heads; the first three tensors are query, key and value."""
-    heads, k = tensors[1].shape[1:]
-    v, align = tensors[2].size(2), constants["ALIGN"]
-    with on_device(tensors[0]):
-        for block, first, parts in tables.launches.tolist():
+        def launch(config: Config, block: int = block, first: int = first, parts: int = parts):
             kernel[(parts * heads,)](
                 *tensors,
                 *tables[:-1],
                 first,
                 heads,
-                k // align,
-                v // align,
+                k // ALIGN,
+                v // ALIGN,
+                scale,
                 BLOCK=block,
-                num_warps=NUM_WARPS[block],
-                num_stages=1,
-                **launch_options(tensors[0].device, MAX_REGISTERS),
-                **constants,
+                CHANNELS=config.width,
+                TERMS=terms(block, hip),
+                DTYPE=tl.float64 if wide else tl.float32,
+                num_warps=config.num_warps,
+                num_stages=config.num_stages,
+                **launch_options(query.device, MAX_REGISTERS),
             )
+
+        configs = CONFIGS[block][:1] if wide else CONFIGS[block]
+        key = (name, block, power_of_2(parts * heads), str(query.dtype))
+        with on_device(query):
+            launch(pick(key, configs, launch, query.device))
 
 
 @torch.library.custom_op("plstm_graph::dense_plstm", mutates_args=())
@@ -89,12 +110,11 @@ def dense_plstm_op(
     tables: Sequence[Tensor],
 ) -> Tensor:
     """Outputs [N, H, V]; shapes as :func:`plstm_graph.ops.plstm`, without J."""
-    inputs = [x.contiguous() for x in (query, key, value, source, transition, mark, direct)]
+    inputs = operands(query, key, value, source, transition, mark, direct, pad_keys=True)
     out = torch.empty_like(inputs[2])
     if out.numel():
-        tables_ = DenseTables(*tables[:_TABLES])
-        _launch(dense_forward_kernel, [*inputs, out], tables_, _constants(inputs, scale))
-    return out
+        _launch("dense_forward", [*inputs, out], scale, DenseTables(*tables[:_TABLES]))
+    return like_inputs([out], [value])[0]
 
 
 @dense_plstm_op.register_fake
@@ -115,18 +135,14 @@ def _backward_op(
     scale: float,
     tables: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = [x.contiguous() for x in (query, key, value, source, transition, mark, direct)]
-    grad, tables_ = grad.contiguous(), DenseTables(*tables[:_TABLES])
-    if any(block > BACKWARD_BLOCK for block, _, _ in tables_.launches.tolist()):
-        there, back = (Walk(*tables[i : i + _WALK]) for i in (_TABLES, _TABLES + _WALK))
-        tile = tile_of(key.size(2), value.size(2))
-        with on_device(grad):
-            return fused_backward(grad, inputs, None, scale, there, back, tile)
+    given = (query, key, value, source, transition, mark, direct)
+    inputs = operands(*given, pad_keys=True)
+    if not grad.numel():
+        return tuple(torch.zeros_like(x) for x in given)
     grads = [torch.empty_like(x) for x in inputs]
-    if grad.numel():
-        tensors = [*inputs, grad, *grads]
-        _launch(dense_backward_kernel, tensors, tables_, _constants(inputs, scale))
-    return tuple(grads)
+    tensors = [*inputs, padded_grad(grad, inputs[2]), *grads]
+    _launch("dense_backward", tensors, scale, DenseTables(*tables[:_TABLES]))
+    return like_inputs(grads, given)
 
 
 @_backward_op.register_fake

@@ -12,7 +12,7 @@ the place of S row by row: with I + T known, row e of the result is
 
 where the unit entry takes up S_e and rows before e are final: one masked sum to pick the weights
 and one to apply them, without memory. (Products (I + T)(I + T^2)(I + T^4)... need fewer steps, but
-hold three 64 x 64 operands at once and spill.) Edges of level 0 are final from the start.
+hold three 64 x 64 operands at once and spill.)
 
 Only inputs, index tables and outputs cross the memory bus, each once.
 
@@ -23,13 +23,25 @@ dG = dA * Q K^T and W the rows dst(e) of dG,
     X = (I - T)^{-\top} (M_e W_e)_e, \quad dS_e = X_{e, src(e)}, \quad
     dM_e = \langle W_e, Y_e \rangle, \quad dT_l = (X Y^\top)_{e_{out}, e_{in}} ;
 
-X is the same row by row substitution, from the last edge to the first.
+X is the same row by row substitution, from the last edge to the first. Registers are what is
+scarce: five 64 x 64 matrices at the worst moment. So G takes up each row of Y as it becomes final,
+and rows of dG and Y are picked by index; products with 0/1 matrices would need their operands, too.
 
 Products of float32 matrices are formed in float32, not from rounded halves on tensor cores.
 """
 
 import triton
 import triton.language as tl
+
+#: K and V are multiples of it, so that loads may be wide; launchers pad.
+ALIGN = tl.constexpr(4)
+#: Options of ``triton.jit``: arguments whose values lead to no variants of a kernel.
+_PLAIN = [
+    "source", "transition", "mark", "direct", "d_source", "d_transition", "d_mark", "d_direct",
+    "node_ptr", "node", "edge_ptr", "edge", "src", "dst", "line_ptr", "line", "before", "free",
+    "first_part", "H", "K_UNITS", "V_UNITS", "scale",
+]  # fmt: skip
+PLAIN = {"do_not_specialize": _PLAIN, "do_not_specialize_on_alignment": _PLAIN}
 
 
 @triton.jit
@@ -69,20 +81,26 @@ def replace_row(rows, weights, e, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def product(a, b, acc, BLOCK: tl.constexpr):
-    """acc + a b, [*, BLOCK] x [BLOCK, *]; large ones in two halves (even and odd terms), since
-    the operands of a product are held in registers."""
-    if BLOCK < 64:
+def rows_of(matrix, row, BLOCK: tl.constexpr):
+    """The rows ``row`` [BLOCK] of a matrix [BLOCK, BLOCK]."""
+    return tl.gather(matrix, tl.broadcast_to(row[:, None], [BLOCK, BLOCK]), 0)
+
+
+@triton.jit
+def product(a, b, acc, SIZE: tl.constexpr, TERMS: tl.constexpr):
+    """acc + a b, [*, SIZE] x [SIZE, *], by even and odd terms until there are at most TERMS: the
+    operands of a product are held in registers."""
+    if SIZE <= TERMS:
         acc = tl.dot(a, b, acc=acc, input_precision="ieee", out_dtype=acc.dtype)
     else:
-        a_even, a_odd = tl.split(tl.reshape(a, [a.shape[0], BLOCK // 2, 2]))
-        b_even, b_odd = tl.split(tl.trans(tl.reshape(b, [BLOCK // 2, 2, b.shape[1]]), 0, 2, 1))
-        acc = tl.dot(a_even, b_even, acc=acc, input_precision="ieee", out_dtype=acc.dtype)
-        acc = tl.dot(a_odd, b_odd, acc=acc, input_precision="ieee", out_dtype=acc.dtype)
+        a_even, a_odd = tl.split(tl.reshape(a, [a.shape[0], SIZE // 2, 2]))
+        b_even, b_odd = tl.split(tl.trans(tl.reshape(b, [SIZE // 2, 2, b.shape[1]]), 0, 2, 1))
+        acc = product(a_even, b_even, acc, SIZE // 2, TERMS)
+        acc = product(a_odd, b_odd, acc, SIZE // 2, TERMS)
     return acc
 
 
-@triton.jit(do_not_specialize=["first_part", "H", "K_UNITS", "V_UNITS"])
+@triton.jit(**PLAIN)
 def dense_forward_kernel(
     query,  # [N, H, K]
     key,  # [N, H, K]
@@ -106,14 +124,14 @@ def dense_forward_kernel(
     H,
     K_UNITS,
     V_UNITS,
-    SCALE: tl.constexpr,
-    ALIGN: tl.constexpr,
+    scale: tl.float64,
     BLOCK: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_V: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    TERMS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
     K, V = K_UNITS * ALIGN, V_UNITS * ALIGN
+    scale = tl.full([], scale, DTYPE)
     part = first_part + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
     first = tl.load(edge_ptr + part)
@@ -139,21 +157,22 @@ def dense_forward_kernel(
     m = tl.load(mark + e, mask=edge_in, other=0).to(DTYPE)
     marks = tl.where(i[:, None] == at_dst[None, :], m[None, :], 0)
     g = tl.where(i[:, None] == i[None, :], d[:, None], 0)
-    g = product(marks, y, g, BLOCK)
+    g = product(marks, y, g, BLOCK, TERMS)
 
-    k, v = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_V)
+    k, v = tl.arange(0, CHANNELS), tl.arange(0, CHANNELS)
     k_in = node_in[:, None] & (k < K)[None, :]
     v_in = node_in[:, None] & (v < V)[None, :]
     at_k, at_v = n[:, None] * K + k[None, :], n[:, None] * V + v[None, :]
-    q_n = tl.load(query + at_k, mask=k_in, other=0).to(DTYPE) * SCALE
+    q_n = tl.load(query + at_k, mask=k_in, other=0).to(DTYPE) * scale
     k_n = tl.load(key + at_k, mask=k_in, other=0).to(DTYPE)
-    scores = tl.dot(q_n, tl.trans(k_n), input_precision="ieee", out_dtype=DTYPE)
+    scores = tl.zeros([BLOCK, BLOCK], DTYPE)
+    scores = product(q_n, tl.trans(k_n), scores, CHANNELS, TERMS)
     v_n = tl.load(value + at_v, mask=v_in, other=0).to(DTYPE)
-    h = product(scores * g, v_n, tl.zeros([BLOCK, BLOCK_V], DTYPE), BLOCK)
+    h = product(scores * g, v_n, tl.zeros([BLOCK, CHANNELS], DTYPE), BLOCK, TERMS)
     tl.store(out + at_v, h, mask=v_in)
 
 
-@triton.jit(do_not_specialize=["first_part", "H", "K_UNITS", "V_UNITS"])
+@triton.jit(**PLAIN)
 def dense_backward_kernel(
     query,  # [N, H, K]
     key,  # [N, H, K]
@@ -184,14 +203,14 @@ def dense_backward_kernel(
     H,
     K_UNITS,
     V_UNITS,
-    SCALE: tl.constexpr,
-    ALIGN: tl.constexpr,
+    scale: tl.float64,
     BLOCK: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_V: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    TERMS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
     K, V = K_UNITS * ALIGN, V_UNITS * ALIGN
+    scale = tl.full([], scale, DTYPE)
     part = first_part + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
     first = tl.load(edge_ptr + part)
@@ -204,52 +223,51 @@ def dense_backward_kernel(
     start = tl.load(line_ptr + first + i, mask=edge_in, other=0)
     degree = tl.load(line_ptr + first + 1 + i, mask=edge_in, other=0) - start
     t = transitions_of(transition, line, before, start, degree, head, H, DTYPE, BLOCK)
-    t_transposed = tl.trans(t)
     s = tl.load(source + e, mask=edge_in, other=0).to(DTYPE)
     y = tl.where(at_src[:, None] == i[None, :], s[:, None], 0)
-    for row in range(tl.load(free + part), edges):
-        y = replace_row(y, t_transposed, row, BLOCK)
-
     first_node = tl.load(node_ptr + part)
     node_in = i < tl.load(node_ptr + part + 1) - first_node
     n = tl.load(node + first_node + i, mask=node_in, other=0).to(tl.int64) * H + head
-    k, v = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_V)
+    d = tl.load(direct + n, mask=node_in, other=0).to(DTYPE)
+    m = tl.load(mark + e, mask=edge_in, other=0).to(DTYPE)
+    g = tl.where(i[:, None] == i[None, :], d[:, None], 0)
+    # Row r of Y is final after step r, and takes its place in G = M Y + diag(D) at once.
+    for r in range(0, edges):
+        weight = tl.sum(tl.where(i[:, None] == r, t, 0), 0)
+        row = tl.sum(weight[:, None] * y, 0)
+        y = tl.where(i[:, None] == r, row[None, :], y)
+        gate = tl.sum(tl.where(i == r, m, 0), 0)
+        end = tl.sum(tl.where(i == r, at_dst, 0), 0)
+        g += tl.where(i[:, None] == end, (gate * row)[None, :], 0)
+    k, v = tl.arange(0, CHANNELS), tl.arange(0, CHANNELS)
     k_in = node_in[:, None] & (k < K)[None, :]
     v_in = node_in[:, None] & (v < V)[None, :]
     at_k, at_v = n[:, None] * K + k[None, :], n[:, None] * V + v[None, :]
-    d = tl.load(direct + n, mask=node_in, other=0).to(DTYPE)
-    m = tl.load(mark + e, mask=edge_in, other=0).to(DTYPE)
-    marks = tl.where(i[:, None] == at_dst[None, :], m[None, :], 0)
-    g = tl.where(i[:, None] == i[None, :], d[:, None], 0)
-    g = tl.dot(marks, y, acc=g, input_precision="ieee", out_dtype=DTYPE)
-    q_n = tl.load(query + at_k, mask=k_in, other=0).to(DTYPE) * SCALE
+    q_n = tl.load(query + at_k, mask=k_in, other=0).to(DTYPE) * scale
     k_n = tl.load(key + at_k, mask=k_in, other=0).to(DTYPE)
-    scores = tl.dot(q_n, tl.trans(k_n), input_precision="ieee", out_dtype=DTYPE)
+    scores = product(q_n, tl.trans(k_n), tl.zeros([BLOCK, BLOCK], DTYPE), CHANNELS, TERMS)
     h_n = tl.load(grad + at_v, mask=v_in, other=0).to(DTYPE)
-    dv = tl.dot(tl.trans(scores * g), h_n, input_precision="ieee", out_dtype=DTYPE)
+    dv = product(tl.trans(scores * g), h_n, tl.zeros([BLOCK, CHANNELS], DTYPE), BLOCK, TERMS)
     tl.store(d_value + at_v, dv, mask=v_in)
     v_n = tl.load(value + at_v, mask=v_in, other=0).to(DTYPE)
-    da = tl.dot(h_n, tl.trans(v_n), input_precision="ieee", out_dtype=DTYPE)
+    da = product(h_n, tl.trans(v_n), tl.zeros([BLOCK, BLOCK], DTYPE), CHANNELS, TERMS)
     dg = da * scores
     da *= g
-    dq = tl.dot(da, k_n, input_precision="ieee", out_dtype=DTYPE) * SCALE
+    dq = product(da, k_n, tl.zeros([BLOCK, CHANNELS], DTYPE), BLOCK, TERMS) * scale
     tl.store(d_query + at_k, dq, mask=k_in)
-    dk = tl.dot(tl.trans(da), q_n, input_precision="ieee", out_dtype=DTYPE)
+    dk = product(tl.trans(da), q_n, tl.zeros([BLOCK, CHANNELS], DTYPE), BLOCK, TERMS)
     tl.store(d_key + at_k, dk, mask=k_in)
     tl.store(d_direct + n, tl.sum(tl.where(i[:, None] == i[None, :], dg, 0), 1), mask=node_in)
-
-    ends = tl.where(at_dst[:, None] == i[None, :], 1.0, 0.0).to(DTYPE)
-    x = tl.dot(ends, dg, input_precision="ieee", out_dtype=DTYPE)
+    x = rows_of(dg, tl.maximum(at_dst, 0), BLOCK)
     tl.store(d_mark + e, tl.sum(x * y, 1), mask=edge_in)
     x *= m[:, None]
     for step in range(0, edges):
         x = replace_row(x, t, edges - 1 - step, BLOCK)
     ds = tl.sum(tl.where(at_src[:, None] == i[None, :], x, 0), 1)
     tl.store(d_source + e, ds, mask=edge_in)
-    dt = tl.dot(x, tl.trans(y), input_precision="ieee", out_dtype=DTYPE)
     for slot in range(tl.max(degree, 0)):
         used = slot < degree
         l = tl.load(line + start + slot, mask=used, other=0).to(tl.int64)
-        b = tl.load(before + start + slot, mask=used, other=-1)
-        dt_l = tl.sum(tl.where(i[None, :] == b[:, None], dt, 0), 1)
-        tl.store(d_transition + l * H + head, dt_l, mask=used)
+        b = tl.load(before + start + slot, mask=used, other=0)
+        dt = tl.sum(x * rows_of(y, b, BLOCK), 1)
+        tl.store(d_transition + l * H + head, dt, mask=used)

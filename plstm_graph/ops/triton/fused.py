@@ -6,10 +6,17 @@ successors read them; ``recompute=True`` drops them after the forward and forms 
 backward, where the adjoint states then take their place. Kernels and derivations are in
 :mod:`.fused_kernels`, the order of the walk in :mod:`.fused_tables`.
 
-Where :mod:`.dense` fits, it is used instead: then not even the states are written.
+Where :mod:`.dense` fits, it is used instead: then not even the states are written. float64 always
+goes by the walk.
 
 Every sum is formed in one program, in a fixed order, or added up over tiles of V by one reduction:
 results are bitwise repeatable. State tracking goes through the graph with J copies of each edge.
+
+**Tuning.** The columns of a tile and the number of warps, once for each direction; keys are
+("fused_forward", "fused_backward" or "fused_backward_kept", largest number of runs of a launch x H,
+K, V (all rounded to powers of two), dtype). Both change the order of sums, so the last bits: a
+choice once made is kept, and none is made where torch's deterministic mode is on. There are no
+stages: a load of a state may not pass the store before it.
 """
 
 from __future__ import annotations
@@ -22,14 +29,18 @@ from torch import Tensor
 from plstm_graph.dag.expand import expand_states
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops.triton import dense
-from plstm_graph.ops.triton.common import accumulator, on_device
+from plstm_graph.ops.triton.autotune import Config, Key, pick
+from plstm_graph.ops.triton.common import accumulator, launch_options, on_device, power_of_2
 from plstm_graph.ops.triton.dense_tables import dense_fits
 from plstm_graph.ops.triton.fused_backward import fused_backward
 from plstm_graph.ops.triton.fused_common import (
+    ALIGN,
     REGISTERS,
     differentiable_grads,
-    launch_options,
-    tile_of,
+    like_inputs,
+    operands,
+    padded_grad,
+    walk_configs,
 )
 from plstm_graph.ops.triton.fused_kernels import fused_forward_kernel
 from plstm_graph.ops.triton.fused_tables import Walk, walk_tables
@@ -65,34 +76,43 @@ def fused_plstm_op(
     tables: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Outputs [N, H, V] and states [E, H, K, V] (empty with ``recompute``)."""
-    inputs = [x.contiguous() for x in (query, key, value, source, transition, mark, direct)]
+    inputs = operands(query, key, value, source, transition, mark, direct)
     walk = Walk(*tables[:_WALK])
     _, heads, k = query.shape
-    v = value.size(2)
+    v = inputs[2].size(2)
     out = torch.empty_like(inputs[2])
-    states = value.new_empty((source.size(0), heads, k, v), dtype=accumulator(*inputs))
+    states = out.new_empty((source.size(0), heads, k, v), dtype=inputs[3].dtype)
+
+    def launch(config: Config) -> None:
+        for first, runs in walk.steps.tolist():
+            fused_forward_kernel[(runs * heads, -(-v // config.width))](
+                *inputs,
+                out,
+                states,
+                *walk[:-1],
+                first,
+                heads,
+                k,
+                v // ALIGN,
+                scale,
+                BLOCK_K=config.rows,
+                BLOCK_V=config.width,
+                num_warps=config.num_warps,
+                num_stages=config.num_stages,
+                **launch_options(out.device, REGISTERS[states.dtype]),
+            )
+
     if out.numel():
-        tile = tile_of(k, v)
-        tiles = -(-v // tile.block_v)
+        key_ = tuning_key("fused_forward", walk, heads, k, v, out.dtype)
         with on_device(out):
-            for first, runs in walk.steps.tolist():
-                fused_forward_kernel[(runs * heads, tiles)](
-                    *inputs,
-                    out,
-                    states,
-                    *walk[:-1],
-                    first,
-                    heads,
-                    k,
-                    v // tile.align,
-                    SCALE=scale,
-                    ALIGN=tile.align,
-                    BLOCK_K=tile.block_k,
-                    BLOCK_V=tile.block_v,
-                    num_warps=tile.num_warps,
-                    **launch_options(out.device, REGISTERS[tile.align]),
-                )
-    return out, states.new_empty(0) if recompute else states
+            launch(pick(key_, walk_configs(k, v, states.dtype), launch, out.device))
+    return like_inputs([out], [value])[0], states.new_empty(0) if recompute else states
+
+
+def tuning_key(name: str, walk: Walk, heads: int, k: int, v: int, dtype: torch.dtype) -> Key:
+    """What a choice may depend on; see the module's docstring."""
+    runs = int(walk.steps[:, 1].max())
+    return (name, *map(power_of_2, (runs * heads, k, v)), str(dtype))
 
 
 @fused_plstm_op.register_fake
@@ -101,7 +121,8 @@ def _(query, key, value, source, transition, mark, direct, scale, recompute, tab
     out = value.new_empty(value.shape)
     if recompute:
         return out, value.new_empty(0, dtype=dtype)
-    shape = (source.size(0), *query.shape[1:], value.size(2))
+    v = -(-value.size(2) // ALIGN) * ALIGN
+    shape = (source.size(0), *query.shape[1:], v)
     return out, value.new_empty(shape, dtype=dtype)
 
 
@@ -120,12 +141,23 @@ def _backward_op(
     recompute: bool,
     tables: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = [x.contiguous() for x in (query, key, value, source, transition, mark, direct)]
+    given = (query, key, value, source, transition, mark, direct)
+    inputs = operands(*given)
     there, back = Walk(*tables[:_WALK]), Walk(*tables[_WALK : 2 * _WALK])
-    tile = tile_of(query.size(2), value.size(2))
-    kept = None if recompute else states
+    grad, kept = padded_grad(grad, inputs[2]), None if recompute else states
+    if not grad.numel():
+        return tuple(torch.zeros_like(x) for x in given)
+    results: list[Sequence[Tensor]] = []
+
+    def launch(config: Config) -> None:
+        results[:] = [fused_backward(grad, inputs, kept, scale, there, back, config)]
+
+    heads, k, v = query.size(1), query.size(2), grad.size(2)
+    name = "fused_backward" if recompute else "fused_backward_kept"
+    key_ = tuning_key(name, there, heads, k, v, grad.dtype)
     with on_device(grad):
-        return fused_backward(grad.contiguous(), inputs, kept, scale, there, back, tile)
+        launch(pick(key_, walk_configs(k, v, inputs[3].dtype), launch, grad.device))
+    return like_inputs(results[0], given)
 
 
 @_backward_op.register_fake
@@ -202,7 +234,9 @@ def fused_plstm(
         source, transition, mark = _unfold_states(source, transition, mark)
     tables = tables_of(line_graph)
     inputs = (query, key, value, source, transition, mark, direct)
-    if line_graph._cache["dense_fits"] and max(key.size(2), value.size(2)) <= dense.MAX_CHANNELS:
+    on_chip = max(key.size(2), value.size(2)) <= dense.CHANNELS
+    on_chip &= accumulator(*inputs) == torch.float32
+    if on_chip and line_graph._cache["dense_fits"]:
         return dense.dense_plstm_op(*inputs, scale, dense.tables_of(line_graph))
-    tile_of(key.size(2), value.size(2))
+    walk_configs(key.size(2), value.size(2), accumulator(*inputs))  # raises where K is too large
     return fused_plstm_op(*inputs, scale, recompute, tables)[0]

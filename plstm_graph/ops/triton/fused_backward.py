@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from plstm_graph.ops.triton.common import accumulator
-from plstm_graph.ops.triton.fused_common import REGISTERS, Tile, launch_options
+from plstm_graph.ops.triton.autotune import Config
+from plstm_graph.ops.triton.common import launch_options
+from plstm_graph.ops.triton.fused_common import ALIGN, REGISTERS
 from plstm_graph.ops.triton.fused_kernels import fused_key_kernel, fused_query_kernel
 from plstm_graph.ops.triton.fused_tables import Walk
 
@@ -23,23 +24,26 @@ def fused_backward(
     scale: float,
     there: Walk,
     back: Walk,
-    tile: Tile,
+    config: Config,
 ) -> tuple[Tensor, ...]:
     """Gradients of query, key, value, source, transition, mark and direct.
 
     Args:
-        grad: [N, H, V], contiguous like all tensors here.
-        inputs: the seven inputs of the forward.
+        grad: [N, H, V], an operand as ``inputs``.
+        inputs: the operands of the forward.
         kept: [E, H, K, V] states of the forward, or None to form them again.
         scale: of the query.
         there, back: the walks of both directions.
-        tile: the tile of the states; gradients that sum over V are partial in each tile.
+        config: the tile of the states; gradients that sum over V are partial in each tile.
+
+    Returns:
+        Gradients of the operands, those of query and key in the dtype of the arithmetic.
     """
     query, key, value, source, transition, mark, direct = inputs
     (n, heads, k), v = query.shape, value.size(2)
     e, l = source.size(0), transition.size(0)
-    dtype = accumulator(*inputs)
-    tiles = -(-v // tile.block_v)
+    dtype = source.dtype
+    tiles = -(-v // config.width)
     states = value.new_empty((e, heads, k, v), dtype=dtype) if kept is None else kept
     # Kept states may serve a second backward: they stay as they are.
     adjoint = states if kept is None else torch.empty_like(states)
@@ -52,63 +56,54 @@ def fused_backward(
     d_source, d_transition = partial(source), partial(transition)
     d_mark, d_direct = partial(mark), partial(direct)
     blocks = {
-        "SCALE": scale,
-        "ALIGN": tile.align,
-        "BLOCK_K": tile.block_k,
-        "BLOCK_V": tile.block_v,
-        "num_warps": tile.num_warps,
-        **launch_options(grad.device, REGISTERS[tile.align]),
+        "BLOCK_K": config.rows,
+        "BLOCK_V": config.width,
+        "num_warps": config.num_warps,
+        "num_stages": config.num_stages,
+        **launch_options(grad.device, REGISTERS[dtype]),
     }
-    if grad.numel():
-        for first, runs in there.steps.tolist():
-            fused_query_kernel[(runs * heads, tiles)](
-                *inputs,
-                grad,
-                states,
-                d_query,
-                d_mark,
-                *there[:-1],
-                first,
-                n,
-                e,
-                heads,
-                k,
-                v // tile.align,
-                RECOMPUTE=kept is None,
-                **blocks,
-            )
-        for first, runs in back.steps.tolist():
-            fused_key_kernel[(runs * heads, tiles)](
-                *inputs,
-                grad,
-                states,
-                adjoint,
-                d_key,
-                d_value,
-                d_source,
-                d_transition,
-                d_direct,
-                *back[:-1],
-                first,
-                n,
-                e,
-                l,
-                heads,
-                k,
-                v // tile.align,
-                LINES=LINES,
-                **blocks,
-            )
+    for first, runs in there.steps.tolist():
+        fused_query_kernel[(runs * heads, tiles)](
+            *inputs,
+            grad,
+            states,
+            d_query,
+            d_mark,
+            *there[:-1],
+            first,
+            n,
+            e,
+            heads,
+            k,
+            v // ALIGN,
+            scale,
+            RECOMPUTE=kept is None,
+            **blocks,
+        )
+    for first, runs in back.steps.tolist():
+        fused_key_kernel[(runs * heads, tiles)](
+            *inputs,
+            grad,
+            states,
+            adjoint,
+            d_key,
+            d_value,
+            d_source,
+            d_transition,
+            d_direct,
+            *back[:-1],
+            first,
+            n,
+            e,
+            l,
+            heads,
+            k,
+            v // ALIGN,
+            scale,
+            LINES=LINES,
+            **blocks,
+        )
 
-    def total(part: Tensor, like: Tensor) -> Tensor:
-        return (part[0] if tiles == 1 else part.sum(0)).to(like.dtype)
-
-    return (
-        total(d_query, query),
-        total(d_key, key),
-        d_value,
-        total(d_source, source),
-        total(d_transition, transition),
-        total(d_mark, mark),
-        total(d_direct, direct),
-    )
+    partials = (d_query, d_key, d_source, d_transition, d_mark, d_direct)
+    sums = [part[0] if tiles == 1 else part.sum(0) for part in partials]
+    return *sums[:2], d_value, *sums[2:]

@@ -1,36 +1,45 @@
-"""What the operators of the fused layer share: tiles, launch options, second derivatives."""
+"""What the operators of the fused layer share: operands, tiles, launch options, second derivatives.
+
+Triton compiles a kernel anew for each dtype and alignment of its arguments. :func:`operands` brings
+what the layer is given into the few forms that the kernels are compiled for ahead of time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops.compose import composed_grads
-from plstm_graph.ops.triton.common import MAX_KEY_SIZE, accumulator, power_of_2
+from plstm_graph.ops.triton.autotune import Config
+from plstm_graph.ops.triton.common import MAX_KEY_SIZE, accumulator, aligned, power_of_2
 
-#: Elements of a state tile, in all and of a thread: the key walk holds three tiles in registers.
-TILE_ELEMENTS, ELEMENTS_PER_THREAD = 2048, 8
-#: Columns of a state tile. Wider values take more programs.
-MIN_BLOCK_V, MAX_BLOCK_V = 16, 32
-#: Most registers of a thread, if V is a multiple of 4 and otherwise (more addresses and masks).
-REGISTERS = {4: 128, 1: 168}
+#: V (in the dense kernels K, too) is a multiple of it, so that loads may be wide.
+ALIGN = 4
+#: State tiles [rows, width] and warps of the walks: all of K, and as much of V as leaves three
+#: tiles in registers (the key walk's). The first of as many rows as K needs is the default. Two
+#: warps or more: a barrier of one warp does not order memory on every device. Narrow V get no tile
+#: of their own where a wide one, with lanes idle, has as many warps.
+WALK_CONFIGS = (
+    Config(16, 32, 2),
+    Config(32, 32, 4),
+    Config(32, 32, 2),
+    Config(32, 16, 2),
+    Config(64, 32, 8),
+    Config(64, 16, 4),
+    Config(128, 16, 8),
+    Config(256, 8, 8),
+)
+#: Most registers of a thread in the walks.
+REGISTERS = {torch.float32: 128, torch.float64: 255}
 
 
-class Tile(NamedTuple):
-    """The state tile of a program, its number of warps, and what is known to divide V."""
+def walk_configs(key_size: int, value_size: int, dtype: torch.dtype) -> list[Config]:
+    """Those of ``WALK_CONFIGS`` for K and V, arithmetic in ``dtype``; the first is the default.
 
-    block_k: int
-    block_v: int
-    num_warps: int
-    align: int
-
-
-def tile_of(key_size: int, value_size: int) -> Tile:
-    """The tile for K and V: all of K, and as much of V as ``TILE_ELEMENTS`` allow.
+    float64 is for comparisons and has one for each K.
 
     Raises:
         ValueError: if K passes ``MAX_KEY_SIZE``.
@@ -40,19 +49,56 @@ def tile_of(key_size: int, value_size: int) -> Tile:
             f"expected at most {MAX_KEY_SIZE} key channels per head in the fused kernel, got "
             f"{key_size}; use more heads, or backend='torch'"
         )
-    block_k = max(16, power_of_2(key_size))
-    block_v = min(max(MIN_BLOCK_V, power_of_2(value_size)), MAX_BLOCK_V, TILE_ELEMENTS // block_k)
-    # Two warps or more: a barrier of one warp does not order memory on every device.
-    num_warps = max(2, block_k * block_v // (32 * ELEMENTS_PER_THREAD))
-    return Tile(block_k, block_v, num_warps, 4 if value_size % 4 == 0 else 1)
+    rows = max(WALK_CONFIGS[0].rows, power_of_2(key_size))
+    fitting = [c for c in WALK_CONFIGS if c.rows == rows]
+    if dtype == torch.float64:
+        return fitting[:1]
+    widest = max(power_of_2(value_size), min(c.width for c in fitting))
+    return [c for c in fitting if c.width <= widest]
 
 
-def launch_options(device: torch.device, registers: int) -> dict[str, int]:
-    """Let the compiler use up to ``registers`` a thread where it has that option (NVIDIA).
+def operands(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    *,
+    pad_keys: bool = False,
+) -> list[Tensor]:
+    """The inputs as the kernels take them: contiguous, at aligned addresses.
 
-    Left to itself it aims at round numbers and spills a register or two to meet them.
+    Query, key and value get one dtype: their own if they agree (and no input is float64), that of
+    the arithmetic otherwise. Gates, which are small, get that of the arithmetic. V is padded to a
+    multiple of ``ALIGN``; with ``pad_keys`` K is, too.
     """
-    return {"maxnreg": registers} if device.type == "cuda" and torch.version.hip is None else {}
+    rows, gates = [query, key, value], [source, transition, mark, direct]
+    wide = accumulator(*rows, *gates)
+    agree = query.dtype == key.dtype == value.dtype and wide == torch.float32
+    dtype = value.dtype if agree else wide
+    rows = [x.to(dtype) for x in rows]
+    rows = [_padded(x) if pad_keys or i == 2 else x for i, x in enumerate(rows)]
+    return [aligned(x.contiguous()) for x in (*rows, *(gate.to(wide) for gate in gates))]
+
+
+def _padded(x: Tensor) -> Tensor:
+    return torch.nn.functional.pad(x, (0, -x.size(-1) % ALIGN)) if x.size(-1) % ALIGN else x
+
+
+def padded_grad(grad: Tensor, value: Tensor) -> Tensor:
+    """dL/dh in the form of the operand ``value``."""
+    return aligned(_padded(grad.to(value.dtype)).contiguous())
+
+
+def like_inputs(results: Sequence[Tensor], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Results of kernels in the shapes and dtypes of the layer's own tensors."""
+    cut = [
+        r if r.shape == g.shape else r[..., : g.size(-1)].contiguous()
+        for r, g in zip(results, given)
+    ]
+    return tuple(r.to(g.dtype) for r, g in zip(cut, given))
 
 
 def differentiable_grads(

@@ -38,8 +38,17 @@ offsets. V comes as a multiple of ALIGN, which tells the compiler how wide its l
 import triton
 import triton.language as tl
 
+ALIGN = tl.constexpr(4)
+#: Options of ``triton.jit``: arguments whose values lead to no variants of a kernel.
+_PLAIN = [
+    "source", "transition", "mark", "direct", "d_mark", "d_source", "d_transition", "d_direct",
+    "run_ptr", "node", "edge_ptr", "edge", "end", "line_ptr", "line", "before",
+    "first_run", "N", "E", "L", "H", "K", "V_UNITS", "scale",
+]  # fmt: skip
+PLAIN = {"do_not_specialize": _PLAIN, "do_not_specialize_on_alignment": _PLAIN}
 
-@triton.jit(do_not_specialize=["first_run", "H", "K", "V_UNITS"])
+
+@triton.jit(**PLAIN)
 def fused_forward_kernel(
     query,  # [N, H, K]
     key,  # [N, H, K]
@@ -62,13 +71,13 @@ def fused_forward_kernel(
     H,
     K,
     V_UNITS,
-    SCALE: tl.constexpr,
-    ALIGN: tl.constexpr,
+    scale: tl.float64,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
     dtype = states.dtype.element_ty
     V = V_UNITS * ALIGN
+    scale = tl.full([], scale, dtype)
     run = first_run + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
     k = tl.arange(0, BLOCK_K)
@@ -78,7 +87,7 @@ def fused_forward_kernel(
     tile_in = k_in[:, None] & v_in[None, :]
     for i in range(tl.load(run_ptr + run), tl.load(run_ptr + run + 1)):
         n = tl.cast(tl.load(node + i), tl.int64) * H + head
-        q_n = tl.load(query + n * K + k, mask=k_in, other=0).to(dtype) * SCALE
+        q_n = tl.load(query + n * K + k, mask=k_in, other=0).to(dtype) * scale
         k_n = tl.load(key + n * K + k, mask=k_in, other=0).to(dtype)
         v_n = tl.load(value + n * V + v, mask=v_in, other=0).to(dtype)
         h = tl.load(direct + n).to(dtype) * tl.sum(q_n * k_n, 0) * v_n
@@ -100,7 +109,7 @@ def fused_forward_kernel(
         tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["first_run", "N", "E", "H", "K", "V_UNITS"])
+@triton.jit(**PLAIN)
 def fused_query_kernel(
     query,  # [N, H, K]
     key,  # [N, H, K]
@@ -127,14 +136,14 @@ def fused_query_kernel(
     H,
     K,
     V_UNITS,
-    SCALE: tl.constexpr,
-    ALIGN: tl.constexpr,
+    scale: tl.float64,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
     RECOMPUTE: tl.constexpr,
 ):
     dtype = states.dtype.element_ty
     V = V_UNITS * ALIGN
+    scale = tl.full([], scale, dtype)
     run = first_run + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
     part = tl.cast(tl.program_id(1), tl.int64)
@@ -145,7 +154,7 @@ def fused_query_kernel(
     tile_in = k_in[:, None] & v_in[None, :]
     for i in range(tl.load(run_ptr + run), tl.load(run_ptr + run + 1)):
         n = tl.cast(tl.load(node + i), tl.int64) * H + head
-        q_n = tl.load(query + n * K + k, mask=k_in, other=0).to(dtype) * SCALE
+        q_n = tl.load(query + n * K + k, mask=k_in, other=0).to(dtype) * scale
         k_n = tl.load(key + n * K + k, mask=k_in, other=0).to(dtype)
         v_n = tl.load(value + n * V + v, mask=v_in, other=0).to(dtype)
         g_n = tl.load(grad + n * V + v, mask=v_in, other=0).to(dtype)
@@ -171,12 +180,12 @@ def fused_query_kernel(
             tl.store(d_mark + part * E * H + e, tl.sum(q_n * r, 0))
             if RECOMPUTE:
                 tl.debug_barrier()
-        tl.store(d_query + (part * N * H + n) * K + k, dq * SCALE, mask=k_in)
+        tl.store(d_query + (part * N * H + n) * K + k, dq * scale, mask=k_in)
         if RECOMPUTE:
             tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["first_run", "N", "E", "L", "H", "K", "V_UNITS"])
+@triton.jit(**PLAIN)
 def fused_key_kernel(
     query,  # [N, H, K]
     key,  # [N, H, K]
@@ -208,14 +217,14 @@ def fused_key_kernel(
     H,
     K,
     V_UNITS,
-    SCALE: tl.constexpr,
-    ALIGN: tl.constexpr,
+    scale: tl.float64,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
     LINES: tl.constexpr,
 ):
     dtype = states.dtype.element_ty
     V = V_UNITS * ALIGN
+    scale = tl.full([], scale, dtype)
     run = first_run + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
     part = tl.cast(tl.program_id(1), tl.int64)
@@ -227,7 +236,7 @@ def fused_key_kernel(
     tile_in = k_in[:, None] & v_in[None, :]
     for i in range(tl.load(run_ptr + run), tl.load(run_ptr + run + 1)):
         n = tl.cast(tl.load(node + i), tl.int64) * H + head
-        q_n = tl.load(query + n * K + k, mask=k_in, other=0).to(dtype) * SCALE
+        q_n = tl.load(query + n * K + k, mask=k_in, other=0).to(dtype) * scale
         k_n = tl.load(key + n * K + k, mask=k_in, other=0).to(dtype)
         v_n = tl.load(value + n * V + v, mask=v_in, other=0).to(dtype)
         g_n = tl.load(grad + n * V + v, mask=v_in, other=0).to(dtype)
@@ -237,7 +246,7 @@ def fused_key_kernel(
         for j in range(tl.load(edge_ptr + i), tl.load(edge_ptr + i + 1)):
             e = tl.cast(tl.load(edge + j), tl.int64) * H + head
             w = tl.cast(tl.load(end + j), tl.int64) * H + head
-            q_w = tl.load(query + w * K + k, mask=k_in, other=0).to(dtype) * SCALE
+            q_w = tl.load(query + w * K + k, mask=k_in, other=0).to(dtype) * scale
             g_w = tl.load(grad + w * V + v, mask=v_in, other=0).to(dtype)
             a = (tl.load(mark + e).to(dtype) * q_w)[:, None] * g_w[None, :]
             c = tl.load(states + e * K * V + tile, mask=tile_in, other=0)

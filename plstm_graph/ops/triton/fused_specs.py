@@ -5,56 +5,54 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import triton.language as tl
 
-from plstm_graph.ops.triton.aot import ALIGNED, KernelSpec
-from plstm_graph.ops.triton.common import MAX_KEY_SIZE
-from plstm_graph.ops.triton.dense import BACKWARD_BLOCK, MAX_REGISTERS, NUM_WARPS
+from plstm_graph.ops.triton import dense
+from plstm_graph.ops.triton.aot import ALIGNED, KernelSpec, parameters
+from plstm_graph.ops.triton.autotune import Config
 from plstm_graph.ops.triton.dense_kernels import dense_backward_kernel, dense_forward_kernel
 from plstm_graph.ops.triton.fused_backward import LINES
-from plstm_graph.ops.triton.fused_common import REGISTERS, Tile, tile_of
+from plstm_graph.ops.triton.fused_common import REGISTERS, WALK_CONFIGS
 from plstm_graph.ops.triton.fused_kernels import (
     fused_forward_kernel,
     fused_key_kernel,
     fused_query_kernel,
 )
 
-#: Dtypes of inputs and outputs; arithmetic is in float32. (float64 is for comparisons.)
+#: Dtypes of query, key and value where arithmetic is in float32.
 DTYPES = ("fp32", "bf16", "fp16")
-#: Buffers of the walk whose dtype is that of the arithmetic.
-_WIDE = {"states", "adjoint", "d_query", "d_key", "d_source", "d_transition", "d_mark", "d_direct"}
-_INPUTS = {"query", "key", "value", "source", "transition", "mark", "direct"}
-_OUTPUTS = {"out", "grad", "d_value"}
+#: Tensors whose dtype is that of query, key and value, and those in that of the arithmetic.
+_ROWS = {"query", "key", "value", "out", "grad", "d_value"}
+_WIDE = {"source", "transition", "mark", "direct", "states", "adjoint"}
+_WIDE |= {"d_source", "d_transition", "d_mark", "d_direct"}
 
 
-def _types(kernel: Any, dtype: str, wide: set[str]) -> dict[str, str]:
-    """Types of the arguments that are not constexpr: sizes, tensors of the layer, and tables."""
+def _types(kernel: Any, dtype: str, projections: str) -> dict[str, str]:
+    """Types of the arguments that are not constexpr; ``projections``: dtype of d_query, d_key."""
+    wide = "fp64" if dtype == "fp64" else "fp32"
     types = {}
-    for parameter in kernel.params:
-        name = parameter.name
-        if parameter.is_constexpr:
+    for name, constexpr, plain in parameters(kernel):
+        if constexpr:
             continue
-        if name.isupper() or name.startswith("first_"):
+        if name == "scale":
+            types[name] = "fp64"
+        elif name.isupper() or name.startswith("first_"):
             types[name] = "i32"
-        elif name in wide:
-            types[name] = "*fp32" + ALIGNED
-        elif name in _INPUTS | _OUTPUTS or name.startswith("d_"):
-            types[name] = f"*{dtype}{ALIGNED}"
+        elif name in _ROWS:
+            types[name] = f"*{dtype}"
+        elif name in ("d_query", "d_key"):
+            types[name] = f"*{projections}"
         else:
-            types[name] = "*i32" + ALIGNED
+            types[name] = f"*{wide}" if name in _WIDE else "*i32"
+        if types[name].startswith("*") and not plain:
+            types[name] += ALIGNED
     return types
 
 
-def tiles() -> list[Tile]:
-    """All tiles of the walk: each power of two as K, narrow and wide V, aligned or not."""
-    keys = [16 << i for i in range((MAX_KEY_SIZE // 16).bit_length())]
-    found = {tile_of(k, v): None for k in keys for v in (16, 32, 15, 31)}
-    return list(found)
-
-
-def walk_specs(tile: Tile, dtype: str) -> Iterator[KernelSpec]:
+def walk_specs(config: Config, dtype: str) -> Iterator[KernelSpec]:
     """The kernels of the walk with one tile."""
-    blocks = {"SCALE": 1.0, "ALIGN": tile.align, "BLOCK_K": tile.block_k, "BLOCK_V": tile.block_v}
+    wide = "fp64" if dtype == "fp64" else "fp32"
     for kernel, name, extra in (
         (fused_forward_kernel, "fused_forward", {}),
         (fused_query_kernel, "fused_query", {"RECOMPUTE": True}),
@@ -62,50 +60,46 @@ def walk_specs(tile: Tile, dtype: str) -> Iterator[KernelSpec]:
         (fused_key_kernel, "fused_key", {"LINES": LINES}),
     ):
         yield KernelSpec(
-            f"{name}[{dtype},{tile.block_k}x{tile.block_v},align={tile.align}]",
+            f"{name}[{dtype},{config.rows}x{config.width},warps={config.num_warps}]",
             kernel,
-            _types(kernel, dtype, _WIDE),
-            {**blocks, **extra},
-            num_warps=tile.num_warps,
+            _types(kernel, dtype, wide),
+            {"BLOCK_K": config.rows, "BLOCK_V": config.width, **extra},
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
             rereads=extra.get("RECOMPUTE", True),
-            max_registers=REGISTERS[tile.align],
+            max_registers=REGISTERS[torch.float64 if dtype == "fp64" else torch.float32],
         )
 
 
-def dense_specs(dtype: str, channels: int, align: int) -> Iterator[KernelSpec]:
-    """The dense kernels of all blocks."""
-    for block, num_warps in NUM_WARPS.items():
-        for kernel, name in (
-            (dense_forward_kernel, "dense_forward"),
-            (dense_backward_kernel, "dense_backward"),
-        ):
-            if kernel is dense_backward_kernel and block > BACKWARD_BLOCK:
-                continue
-            yield KernelSpec(
-                f"{name}[{dtype},{block}x{channels},align={align}]",
-                kernel,
-                _types(kernel, dtype, set()),
-                {
-                    "SCALE": 1.0,
-                    "ALIGN": align,
-                    "BLOCK": block,
-                    "BLOCK_K": channels,
-                    "BLOCK_V": channels,
-                    "DTYPE": tl.float32,
-                },
-                num_warps=num_warps,
-                max_registers=MAX_REGISTERS,
-            )
+def dense_specs(config: Config, dtype: str) -> Iterator[KernelSpec]:
+    """The dense kernels of one block."""
+    for kernel, name in (
+        (dense_forward_kernel, "dense_forward"),
+        (dense_backward_kernel, "dense_backward"),
+    ):
+        some = (dense.terms(config.rows, hip) for hip in (False, True))
+        nvidia, amd = ({"TERMS": terms} for terms in some)
+        yield KernelSpec(
+            f"{name}[{dtype},{config.rows},warps={config.num_warps}]",
+            kernel,
+            _types(kernel, dtype, dtype),
+            {"BLOCK": config.rows, "CHANNELS": config.width, "DTYPE": tl.float32, **nvidia},
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+            max_registers=dense.MAX_REGISTERS,
+            hip=amd,
+        )
 
 
-def shipped(full: bool = True) -> list[KernelSpec]:
-    """All tiles, dtypes and alignments, or without ``full`` every tile once."""
+def shipped() -> list[KernelSpec]:
+    """All tiles and blocks in all dtypes; in float64 the default tiles of the walk."""
     specs: list[KernelSpec] = []
-    for i, tile in enumerate(tiles()):
-        for dtype in DTYPES if full else (DTYPES[i % len(DTYPES)],):
-            specs += walk_specs(tile, dtype)
-    for dtype in DTYPES if full else DTYPES[:1]:
-        for channels in (16, 32):
-            for align in (4, 1) if full else (1,):
-                specs += dense_specs(dtype, channels, align)
+    for dtype in DTYPES:
+        for config in WALK_CONFIGS:
+            specs += walk_specs(config, dtype)
+        for configs in dense.CONFIGS.values():
+            for config in configs:
+                specs += dense_specs(config, dtype)
+    for config in {c.rows: c for c in reversed(WALK_CONFIGS)}.values():
+        specs += walk_specs(config, "fp64")
     return specs

@@ -137,10 +137,13 @@ def _walk(
         bounds = np.arange(node.size + 1)
     else:
         steps = np.array([[0, bounds.size - 1]])
-    wide = max(node.size, edge.size, line.size) >= 2**31
+    if max(node.size, edge.size, line.size) >= 2**31:
+        raise ValueError(
+            f"expected fewer than 2^31 nodes, edges and line edges for Triton kernels, got "
+            f"{node.size}, {edge.size} and {line.size}; split the batch, or use backend='torch'"
+        )
     tables = (bounds, node, edge_ptr, edge, src[edge], line_ptr, line, e_in[line])
-    dtype = torch.int64 if wide else torch.int32
-    return Walk(*(torch.from_numpy(t).to(dtype) for t in tables), torch.from_numpy(steps))
+    return Walk(*(torch.from_numpy(t).int() for t in tables), torch.from_numpy(steps))
 
 
 def _rows(ptr: np.ndarray, perm: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

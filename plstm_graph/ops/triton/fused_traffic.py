@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.segments import segments
-from plstm_graph.ops.triton.fused_common import tile_of
+from plstm_graph.ops.triton.fused_common import walk_configs
 from plstm_graph.ops.triton.fused_tables import walk_kind, walks
 
 _INDEX = 4  # bytes of a table's entry
@@ -63,7 +65,7 @@ def _walk_tables(s: Sizes, runs: int, ends: bool = True) -> int:
 def walk_traffic(line_graph: LineGraph, s: Sizes) -> dict[str, Traffic]:
     """The kernels of the walk on one line graph."""
     n, e, l, h, k, v, width, wide = s
-    tiles = -(-v // tile_of(k, v).block_v)
+    tiles = -(-v // walk_configs(k, v, torch.float32)[0].width)
     forward, adjoint = walks(line_graph, walk_kind(line_graph))
     programs = h * tiles
     node = n * h * (tiles * (2 * k + 1) + v)  # query, key, value and direct
@@ -120,7 +122,7 @@ def dense_traffic(line_graph: LineGraph, s: Sizes) -> dict[str, Traffic]:
     return {
         "dense_forward": Traffic(least + tables, least, forward),
         "dense_backward": Traffic(
-            s.inputs + s.outputs + grads + tables + _INDEX * h * 2 * l,
+            s.inputs + s.outputs + grads + tables + _INDEX * h * (2 * l - parts),
             s.inputs + s.outputs + grads,
             2 * forward + 2 * h * (steps + nn * (2 * k + v)),
         ),

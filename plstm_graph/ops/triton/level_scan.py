@@ -30,25 +30,36 @@ from torch import Tensor
 
 from plstm_graph.ops.triton.aot import KernelSpec
 from plstm_graph.ops.triton.autotune import Config, pick
-from plstm_graph.ops.triton.common import accumulator, on_device, power_of_2
-from plstm_graph.ops.triton.scan_specs import scan_specs
-from plstm_graph.ops.triton.segment_scan import CONFIGS, scan_configs, scan_rows
+from plstm_graph.ops.triton.common import launch_options, on_device, power_of_2
+from plstm_graph.ops.triton.scan_specs import ALIGN, MAX_REGISTERS, scan_specs
+from plstm_graph.ops.triton.segment_scan import (
+    DEFAULTS,
+    DOUBLE,
+    PLAIN,
+    scan_configs,
+    scan_operands,
+    scan_rows,
+)
 from plstm_graph.ops.triton.tables import ScanTables
 
+#: Candidates: as for segments, less what only helps where few programs share a level.
+CONFIGS = (*DEFAULTS, Config(8, 64, 4, 3), Config(2, 256, 4))
 
-@triton.jit(do_not_specialize=["first", "last"])  # they change with every launch
+
+@triton.jit(**PLAIN)
 def level_scan_kernel(
     c, x, transition, order, line_ptr, line_in, line_id, first, last,
-    heads, width, x_e, x_h, x_j, x_w, t_l, t_h, t_i, t_j,
-    J: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
+    heads, units, t_l, t_h, t_i, t_j,
+    J: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    STAGES: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Program (run of the level * heads + head, tile), level at positions [first, last)."""
     head = tl.cast(tl.program_id(0) % heads, tl.int64)
     column = tl.cast(tl.program_id(1), tl.int64) * WIDTH + tl.arange(0, WIDTH)
     scan_rows(
         c, x, transition, c, order, line_ptr, line_in, line_id,
-        first, last, tl.program_id(0) // heads * ROWS, head, heads, width, column,
-        x_e, x_h, x_j, x_w, t_l, t_h, t_i, t_j, J, ROWS, False, STAGES,
+        first, last, tl.program_id(0) // heads * ROWS, head, heads, units * ALIGN, column,
+        t_l, t_h, t_i, t_j, J, ROWS, False, STAGES,
     )  # fmt: skip
 
 
@@ -64,10 +75,10 @@ def level_scan(x: Tensor, transition: Tensor, tables: ScanTables) -> Tensor:
     Returns:
         [E, H, J, W] in float32, or in float64 if an input is.
     """
-    c = torch.empty(x.shape, dtype=accumulator(x, transition), device=x.device)
+    c, padded, transition = scan_operands(x, transition)
     if c.numel() == 0:
-        return c
-    _, heads, states, width = x.shape
+        return torch.empty(x.shape, dtype=c.dtype, device=c.device)
+    _, heads, states, width = c.shape
     steps = tables.host_level_ptr.tolist()
 
     def launch(config: Config) -> None:
@@ -75,19 +86,20 @@ def level_scan(x: Tensor, transition: Tensor, tables: ScanTables) -> Tensor:
         for first, last in pairwise(steps):
             runs = triton.cdiv((last - first) * states, config.rows)
             level_scan_kernel[(runs * heads, tiles)](
-                c, x, transition, tables.order, tables.line_ptr, tables.line_in, tables.line_id,
-                first, last, heads, width, *x.stride(), *transition.stride(),
+                c, padded, transition, tables.order, tables.line_ptr, tables.line_in,
+                tables.line_id, first, last, heads, width // ALIGN, *transition.stride(),
                 J=states, ROWS=config.rows, WIDTH=config.width, STAGES=config.num_stages,
-                num_warps=config.num_warps,
+                ALIGN=ALIGN, num_warps=config.num_warps, num_stages=config.num_stages,
+                **launch_options(c.device, MAX_REGISTERS),
             )  # fmt: skip
 
     sizes = (heads, width, tables.order.numel() // (len(steps) - 1))
     key = ("level_scan", *map(power_of_2, sizes), states, str(x.dtype), str(transition.dtype))
     with on_device(c):
-        launch(pick(key, scan_configs(width, c.dtype), launch, c.device))
-    return c
+        launch(pick(key, scan_configs(width, states, c.dtype, CONFIGS), launch, c.device))
+    return c[..., : x.size(3)].contiguous()
 
 
-def shipped(full: bool = True) -> list[KernelSpec]:
+def shipped() -> list[KernelSpec]:
     """See :func:`plstm_graph.ops.triton.scan_specs.scan_specs`."""
-    return scan_specs("level_scan", level_scan_kernel, CONFIGS, full)
+    return scan_specs("level_scan", level_scan_kernel, CONFIGS, DEFAULTS, DOUBLE)

@@ -11,29 +11,37 @@ import pytest
 
 pytest.importorskip("triton")
 
-from plstm_graph.ops.triton.aot import MODULES, TARGETS, races
+from plstm_graph.ops.triton import aot
+from plstm_graph.ops.triton.aot import TARGETS, races, shipped
 
 ROOT = Path(__file__).parents[3]
 
 
-def compiled(*arguments):
-    """Lines of the command, run where kernels are compiled and not interpreted."""
+def run_python(*arguments):
+    """What Python prints where kernels are compiled and not interpreted."""
     variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "plstm_graph.ops.triton.aot", *arguments],
+        [sys.executable, "-W", "ignore", *arguments],
         cwd=ROOT,
         env=variables,
         capture_output=True,
         text=True,
     )
     assert out.returncode == 0, out.stderr
-    return [json.loads(line) for line in out.stdout.splitlines()]
+    return out.stdout
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_block_shape_and_variant_compiles(module):
-    found = compiled("--sample", "--modules", module)
-    assert {line["target"] for line in found} == set(TARGETS)
+def compiled():
+    """Lines of the command."""
+    return [json.loads(line) for line in run_python("-m", aot.__name__).splitlines()]
+
+
+def test_every_shipped_configuration_compiles():
+    """Without a stack, spills or missing barriers. Some minutes; seconds where nothing changed."""
+    found = compiled()
+    listed = {(spec.name, target) for spec in shipped() for target in TARGETS}
+    assert len(listed) == len(TARGETS) * len(shipped())
+    assert {(line["name"], line["target"]) for line in found} == listed
     for line in found:
         assert line["registers"] > 0
         assert (line["stack"], line["spills"]) == (0, 0), line
@@ -42,10 +50,30 @@ def test_every_block_shape_and_variant_compiles(module):
         assert not line["rereads"] or line["threads"] >= 2 * TARGETS[line["target"]][2], line
 
 
+def test_what_did_not_change_is_not_compiled_again(tmp_path, monkeypatch):
+    """The second run reads what the first one left; another source, or option, is another file."""
+    monkeypatch.setenv("PLSTM_COMPILE_CACHE", str(tmp_path))
+    code = """
+import dataclasses
+from plstm_graph.ops.triton import aot
+spec = aot.shipped(["level_scan"])[0]
+first = aot.resources(spec, "sm_90")
+aot.compile_spec = None
+assert aot.resources(spec, "sm_90") == first
+files = {aot._cache_file(s, t) for s, t in (
+    (spec, "sm_90"), (spec, "sm_80"), (dataclasses.replace(spec, num_warps=8), "sm_90"))}
+assert len(files) == 3
+aot._own_source = lambda: "changed"
+assert aot._cache_file(spec, "sm_90") not in files
+"""
+    run_python("-c", code)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 SOURCE = """
 import re
 from plstm_graph.ops.triton import aot
-spec = aot.shipped(["segment_scan"], full=False)[0]
+spec = aot.shipped(["segment_scan"])[0]
 for target in aot.TARGETS:
     asm = aot.compile_spec(spec, target).asm
     bare = re.sub(r"bar\\.sync|s_barrier", "nothing", asm)
@@ -54,16 +82,7 @@ for target in aot.TARGETS:
 
 
 def test_the_barrier_check_sees_a_missing_barrier():
-    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SOURCE],
-        cwd=ROOT,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for target, with_barrier, without in map(str.split, out.splitlines()):
+    for target, with_barrier, without in map(str.split, run_python("-c", SOURCE).splitlines()):
         assert int(with_barrier) == 0 and int(without) > 0, target
 
 

@@ -158,6 +158,16 @@ def test_the_choice_is_timed_once_and_kept(monkeypatch, tmp_path):
     autotune._cache.cache_clear()
 
 
+def test_deterministic_mode_takes_defaults(monkeypatch):
+    """Some choices change the order of sums."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    device = torch.device("cuda")
+    torch.use_deterministic_algorithms(True)
+    assert not autotune._may_time(device)
+    torch.use_deterministic_algorithms(False)
+    assert autotune._may_time(device)
+
+
 def test_autotuning_can_be_turned_off(monkeypatch):
     monkeypatch.setenv("PLSTM_AUTOTUNE", "0")
     configs = [Config(1, 16), Config(2, 16)]

@@ -9,6 +9,7 @@ pytest.importorskip("triton")
 from plstm_graph import LineGraph
 from plstm_graph.ops import plstm
 from plstm_graph.ops.triton import dense, fused, fused_common, fused_tables
+from plstm_graph.ops.triton.autotune import Config
 from plstm_graph.ops.triton.dense_tables import dense_fits
 from tests.ops.test_golden import GRAPHS, NAMES
 from tests.ops.triton.helpers import assert_same, grads
@@ -43,8 +44,10 @@ def test_equals_naive(form, name, device):
     assert_same(FORMS[form](args, line_graph, 0.7), want, args, 1e-10)
 
 
-def test_dense_form_of_a_large_batch(device):
-    """Parts of all block sizes in one batch, heads apart."""
+@pytest.mark.parametrize("terms", [16, 64])
+def test_dense_form_of_a_large_batch(terms, device, monkeypatch):
+    """Parts of all block sizes in one batch, heads apart; products whole or in pieces."""
+    monkeypatch.setattr(dense, "terms", lambda *_: terms)
     parts = [ZOO[name]() for name in ("path", "no_edges", "tree", "random_dense", "join")]
     line_graph = disjoint(parts, batch=True).to(device)
     args = [a.detach().to(device).requires_grad_() for a in inputs(line_graph, 2, 2, 3)]
@@ -56,13 +59,32 @@ def test_dense_form_of_a_large_batch(device):
 @pytest.mark.parametrize("recompute", [True, False])
 @pytest.mark.parametrize("name", ["hub", "multi_edge", "reversed"])
 def test_tiles_of_v_and_kept_states(name, recompute, device, monkeypatch):
-    monkeypatch.setattr(fused_common, "MIN_BLOCK_V", 2)
-    monkeypatch.setattr(fused_common, "MAX_BLOCK_V", 2)
+    monkeypatch.setattr(fused_common, "WALK_CONFIGS", (Config(16, 2, 2),))
     line_graph, args = arguments(name, device, 2, 3, 5)
     want = plstm(*args, line_graph, scale=0.7, form="naive")
     got = walk(args, line_graph, 0.7, recompute)
     torch.autograd.grad(got.sum(), args, retain_graph=True)
     assert_same(got, want, args, 1e-10)  # a second backward finds the kept states unharmed
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_candidates_of_the_tuner(place, recompute, device, monkeypatch):
+    """Each gives the same values, after others ran as when they are timed; keys as documented."""
+    keys = []
+
+    def pick(key, configs, launch, device):
+        keys.append(key)
+        assert len(configs) == 3
+        launch(configs[place - 1])
+        return configs[place]
+
+    monkeypatch.setattr(fused, "pick", pick)
+    line_graph, args = arguments("join", device, 1, 20, 20, dtype=torch.float32)
+    got = walk(args, line_graph, 0.7, recompute)
+    assert_same(got, plstm(*args, line_graph, scale=0.7, form="naive"), args, 1e-5)
+    backward = "fused_backward" if recompute else "fused_backward_kept"
+    assert keys == [(name, 1, 32, 32, "torch.float32") for name in ("fused_forward", backward)]
 
 
 def test_more_line_edges_than_are_stored_together(device):
@@ -140,23 +162,24 @@ def test_opcheck(form, device):
 
 
 def test_choice_of_the_form(device, monkeypatch):
-    """Small parts and channels are dense, all else goes by the walk."""
+    """Small parts and channels are dense; all else, and float64, goes by the walk."""
     monkeypatch.setattr(fused, "fused_plstm_op", lambda *a: ["walk"])
     monkeypatch.setattr(dense, "dense_plstm_op", lambda *a: "dense")
-    for line_graph, channels, expected in (
-        (path(63), 4, "dense"),
-        (path(64), 4, "walk"),
-        (path(5), dense.MAX_CHANNELS + 1, "walk"),
+    for line_graph, channels, dtype, expected in (
+        (path(63), 4, torch.float32, "dense"),
+        (path(64), 4, torch.float32, "walk"),
+        (path(5), dense.CHANNELS + 1, torch.float32, "walk"),
+        (path(5), 4, torch.float64, "walk"),
     ):
-        args = inputs(line_graph, 1, 2, channels)
+        args = inputs(line_graph, 1, 2, channels, dtype=dtype)
         assert fused.fused_plstm(*args, line_graph) == expected
     assert not dense_fits(path(64))
 
 
 def test_keys_that_are_too_wide():
     line_graph = path(2)
-    args = inputs(line_graph, 1, 1025, 1)
-    with pytest.raises(ValueError, match=r"at most 1024 key channels.*got 1025.*backend='torch'"):
+    args = inputs(line_graph, 1, 257, 1)
+    with pytest.raises(ValueError, match=r"at most 256 key channels.*got 257.*backend='torch'"):
         fused.fused_plstm(*args, line_graph)
 
 

@@ -9,7 +9,7 @@ from plstm_graph.ops.triton import dense, fused, fused_tables
 from plstm_graph.ops.triton.common import interpreting
 from plstm_graph.ops.triton.fused_traffic import dense_traffic, sizes_of, walk_traffic
 from tests.ops.triton.fused_counting import counted
-from tests.zoo import ZOO, inputs
+from tests.zoo import ZOO, inputs, path
 
 pytestmark = pytest.mark.skipif(not interpreting(), reason="counts loads of the interpreter")
 
@@ -37,9 +37,9 @@ def test_walk(name, sizes):
         assert all(t.bytes <= 1.3 * t.least for t in traffic.values())
 
 
-@pytest.mark.parametrize("name", ["molecules", "hub", "grid"])
+@pytest.mark.parametrize("name", ["molecules", "hub", "grid", "63 edges, 64 nodes"])
 def test_dense(name):
-    line_graph = ZOO[name]()
+    line_graph = ZOO[name]() if name in ZOO else path(63)
     args = inputs(line_graph, 2, 24, 24, dtype=torch.float32)
     tables = dense.tables_of(line_graph)
     run = bytes_of(lambda: dense.dense_plstm_op(*args, 1.0, tables), args)

@@ -24,7 +24,7 @@ def test_equals_naive(name, device, by_level):
     assert_same(got, naive_dag_scan(x, t, line_graph), (x, t), 1e-12)
 
 
-@pytest.mark.parametrize("states", [2, 3])
+@pytest.mark.parametrize("states", [1, 2, 3, 4])
 def test_state_tracking(states, device, by_level):
     line_graph = ZOO["random_sparse"]().to(device)
     x, t = payload(line_graph, 1, 5, states=states)
