@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 from torch_geometric.data.storage import GlobalStorage
 
 from plstm_graph.dag.build import LineParts
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.packed import is_packed_from, pack, unpack
+from plstm_graph.dag.packed import pack, unpack
 
 #: What a line graph is stored as; see :mod:`plstm_graph.dag.packed`.
 STORED_KEYS = ("dag_columns", "dag_lines")
@@ -56,6 +57,12 @@ class _LineGraphStorage(GlobalStorage):
                 f"or levels build a plstm_graph.LineGraph and pass it to the layers"
             )
         super().__setitem__(key, value)
+
+    def get(self, key: str, value: Any | None = None) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            return value
 
     def __contains__(self, key: object) -> bool:
         mapping = self._mapping
@@ -125,10 +132,6 @@ class LineGraphData(Data):
         return super().__cat_dim__(key, value, *args, **kwargs)
 
 
-# Saved data sets load with weights_only=True, as those of PyG's own classes do.
-torch.serialization.add_safe_globals([LineGraphData, _LineGraphStorage])
-
-
 class _Cached:
     """A line graph and the tensors it was made of. Copies and pickles come out empty."""
 
@@ -154,6 +157,10 @@ def _versions(made_of: tuple) -> list[int]:
     return [t._version if isinstance(t, Tensor) and not t.is_inference() else 0 for t in made_of]
 
 
+# Saved data sets load with weights_only=True, as those of PyG's own classes do.
+torch.serialization.add_safe_globals([LineGraphData, _LineGraphStorage, _Cached])
+
+
 def line_graph_from_data(data: Data | Batch) -> LineGraph:
     """The line graph stored in a graph or batch, with levels and multitree filled in.
 
@@ -175,31 +182,16 @@ def line_graph_from_data(data: Data | Batch) -> LineGraph:
                 f"plstm_graph.ToLineGraph, or build one with LineGraph.from_edge_index"
             )
     stored = tuple(mapping[key] for key in ("edge_index", *STORED_KEYS))
-    batch = mapping.get("batch")
-    made_of = (*stored, batch, data.num_nodes)
+    batch, num_nodes = mapping.get("batch"), data.num_nodes
+    made_of = (*stored, batch, num_nodes)
     cached = data.__dict__.get("_line_graph")
     if cached is not None and cached.holds(made_of):
         return cached.line_graph
     edge_index, columns, lines = stored
-    edge_index = plain(edge_index)
     # What is kept must serve in training too, if the first to ask was an evaluation.
     with torch.inference_mode(False):
-        _check_fresh(edge_index, columns, lines)
-        dag, line_index, edge_id, level, multitree = unpack(edge_index, columns, lines)
-    line_graph = LineGraph._trusted(data.num_nodes, dag, line_index, edge_id, batch)
-    line_graph._cache["level"] = level
-    line_graph._cache["multitree_mask"] = multitree
-    data.__dict__["_line_graph"] = _Cached(line_graph, made_of)
-    return line_graph
-
-
-def plain(edge_index: Tensor) -> Tensor:
-    """The tensor in PyG's ``EdgeIndex``, and any other as it is."""
-    return edge_index if type(edge_index) is Tensor else edge_index.as_subclass(Tensor)
-
-
-def _check_fresh(edge_index: Tensor, columns: Tensor, lines: Tensor) -> None:
-    if not is_packed_from(edge_index, columns, lines):
+        parts = unpack(plain(edge_index), num_nodes, columns, lines)
+    if parts is None:
         raise ValueError(
             f"expected the stored line graph to be that of edge_index, got one of "
             f"{columns.size(1)} columns that are not the {edge_index.size(1)} of edge_index; the "
@@ -207,6 +199,17 @@ def _check_fresh(edge_index: Tensor, columns: Tensor, lines: Tensor) -> None:
             f"apply ToLineGraph last, or build the line graph with "
             f"LineGraph.from_edge_index(data.edge_index, data.num_nodes)"
         )
+    dag, line_index, edge_id, level, multitree = parts
+    line_graph = LineGraph._trusted(num_nodes, dag, line_index, edge_id, batch)
+    line_graph._cache["level"] = level
+    line_graph._cache["multitree_mask"] = multitree
+    data.__dict__["_line_graph"] = _Cached(line_graph, made_of)
+    return line_graph
+
+
+def plain(edge_index: Tensor) -> Tensor:
+    """The tensor in PyG's ``EdgeIndex``; any other as it is."""
+    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
 
 
 def lines_per_graph(parts: LineParts, batch: np.ndarray, num_graphs: int) -> np.ndarray:

@@ -36,27 +36,36 @@ def pack(parts: LineParts, edge_index: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return columns, lines
 
 
-def is_packed_from(edge_index: Tensor, columns: Tensor, lines: Tensor) -> bool:
-    """Whether no column of ``edge_index`` was added, dropped, moved or changed since.
+def unpack(
+    edge_index: Tensor, num_nodes: int, columns: Tensor, lines: Tensor
+) -> tuple[Tensor, ...] | None:
+    """The fields of :class:`LineParts` as tensors, or None if ``edge_index`` has changed.
 
-    A graph whose nodes were only renumbered by a shift keeps all dst - src, and its line graph.
+    Any column that was added, dropped, moved or joined to other nodes is noticed. Nodes may have
+    been renumbered as long as that leaves all dst - src and the line graph as they were.
     """
     if columns.size(1) != edge_index.size(1):
-        return False
-    same = ((edge_index[1] - edge_index[0]).to(columns.dtype) == columns[2]).all()
-    return bool(same & (columns[1].sum() == lines.size(1)))
-
-
-def unpack(edge_index: Tensor, columns: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
-    """The fields of :class:`LineParts`, as tensors on the device of the input."""
+        return None
+    src, dst = edge_index
+    same = ((dst - src).to(columns.dtype) == columns[2]).all()
+    same = same & (edge_index < num_nodes).all() & (columns[1].sum() == lines.size(1))
+    if not same:
+        return None
     edge_id = (columns[0] >= 0).nonzero().view(-1)
+    dag = edge_index.index_select(1, edge_id)
     level, leaving, _ = columns.index_select(1, edge_id)
     edges = torch.arange(edge_id.numel(), device=edge_id.device)
     e_in = edges.repeat_interleave(leaving, output_size=lines.size(1))
-    return (
-        edge_index.index_select(1, edge_id),
-        torch.stack([e_in, e_in + lines[0]]),
-        edge_id,
-        level.long(),
-        lines[1].bool(),
-    )
+    e_out = e_in + lines[0]
+    if not _is_line_graph(dag, num_nodes, leaving, e_in, e_out):
+        return None
+    return dag, torch.stack([e_in, e_out]), edge_id, level.long(), lines[1].bool()
+
+
+def _is_line_graph(
+    dag: Tensor, num_nodes: int, leaving: Tensor, e_in: Tensor, e_out: Tensor
+) -> Tensor:
+    """Whether all line edges join edges that meet, and are as many as there are such pairs."""
+    src, dst = dag
+    starts = leaving.new_zeros(num_nodes).scatter_add_(0, src, torch.ones_like(leaving))
+    return (starts[dst] == leaving).all() & (dst[e_in] == src[e_out]).all()
