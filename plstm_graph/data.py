@@ -181,13 +181,10 @@ def line_graph_from_data(data: Data | Batch) -> LineGraph:
                 f"expected data with a line graph, got {type(data).__name__} without {key}; apply "
                 f"plstm_graph.ToLineGraph, or build one with LineGraph.from_edge_index"
             )
-    stored = tuple(mapping[key] for key in ("edge_index", *STORED_KEYS))
-    batch, num_nodes = mapping.get("batch"), data.num_nodes
-    made_of = (*stored, batch, num_nodes)
+    made_of = edge_index, columns, lines, _, num_nodes = _made_of(data)
     cached = data.__dict__.get("_line_graph")
     if cached is not None and cached.holds(made_of):
         return cached.line_graph
-    edge_index, columns, lines = stored
     # What is kept must serve in training too, if the first to ask was an evaluation.
     with torch.inference_mode(False):
         parts = unpack(plain(edge_index), num_nodes, columns, lines)
@@ -199,7 +196,19 @@ def line_graph_from_data(data: Data | Batch) -> LineGraph:
             f"apply ToLineGraph last, or build the line graph with "
             f"LineGraph.from_edge_index(data.edge_index, data.num_nodes)"
         )
+    return _keep(data, parts, made_of)
+
+
+def _made_of(data: Data) -> tuple:
+    mapping = data._store._mapping
+    keys = ("edge_index", *STORED_KEYS, "batch")
+    return (*(mapping.get(key) for key in keys), data.num_nodes)
+
+
+def _keep(data: Data, parts: Sequence[Tensor], made_of: tuple) -> LineGraph:
+    """Make a line graph of its parts, and keep it with ``data``."""
     dag, line_index, edge_id, level, multitree = parts
+    *_, batch, num_nodes = made_of
     line_graph = LineGraph._trusted(num_nodes, dag, line_index, edge_id, batch)
     line_graph._cache["level"] = level
     line_graph._cache["multitree_mask"] = multitree
@@ -266,4 +275,7 @@ def store_in_batch(batch: Batch, parts: LineParts) -> Batch:
         incs = [torch.zeros(batch.num_graphs, dtype=torch.int64)] * 2
         out._slice_dict = {**batch._slice_dict, **dict(zip(STORED_KEYS, slices))}
         out._inc_dict = {**batch._inc_dict, **dict(zip(STORED_KEYS, incs))}
+    with torch.inference_mode(False):
+        tensors = [torch.from_numpy(part).to(batch.edge_index.device) for part in parts]
+    _keep(out, tensors, _made_of(out))
     return out

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -77,6 +79,12 @@ def test_collater_is_the_transform_and_the_loader(orientation):
     assert type(got) is type(expected) and set(got.keys()) == set(expected.keys())
     for key in ("x", "edge_index", "edge_attr", "batch", "ptr", *STORED_KEYS, *LINE_KEYS):
         assert torch.equal(got[key], expected[key]), key
+    # What the collater had at hand is what would be read from the stored tensors.
+    again = LineGraph.from_data(copy.deepcopy(got))
+    assert again is not LineGraph.from_data(got) is got.__dict__["_line_graph"].line_graph
+    for key in ("edge_index", "line_index", "edge_id", "level", "line_node", "node_batch"):
+        assert torch.equal(getattr(again, key), getattr(LineGraph.from_data(got), key)), key
+    assert torch.equal(again.multitree().line_id, LineGraph.from_data(got).multitree().line_id)
     for a, b in zip(got.to_data_list(), expected.to_data_list(), strict=True):
         assert_same(a, b)
     # Graphs that have a line graph get a new one.
