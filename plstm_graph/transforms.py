@@ -14,11 +14,13 @@ from plstm_graph.dag.build import LineParts, build_line_parts
 from plstm_graph.dag.orient import check_orientation
 from plstm_graph.data import (
     LINE_KEYS,
+    STORED_KEYS,
     LineGraphData,
-    part_sizes,
-    part_tensors,
+    lines_per_graph,
+    plain,
     store,
     store_in_batch,
+    stored_tensors,
 )
 
 
@@ -88,7 +90,7 @@ class ToLineGraph(_Builder, BaseTransform):
     def forward(self, data: Data) -> LineGraphData:
         if isinstance(data, Batch):
             return store_in_batch(data, self._build(data, data.batch))
-        return store(data, part_tensors(self._build(data, None), data.edge_index.device))
+        return store(data, stored_tensors(self._build(data, None), data.edge_index))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(orientation={self.orientation!r}, seed={self.seed})"
@@ -123,7 +125,8 @@ class LineGraphCollater(_Builder):
         self.exclude_keys = list(exclude_keys)
 
     def __call__(self, data_list: list[Data]) -> Batch:
-        batch = Batch.from_data_list(data_list, self.follow_batch, [*self.exclude_keys, *LINE_KEYS])
+        exclude = [*self.exclude_keys, *STORED_KEYS, *LINE_KEYS]
+        batch = Batch.from_data_list(data_list, self.follow_batch, exclude)
         return store_in_batch(batch, self._build(batch, batch.batch))
 
 
@@ -166,7 +169,6 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
     num_nodes = np.array(sizes)
     num_columns = np.array([e.shape[1] for e in edges])
     first_node = np.cumsum(num_nodes) - num_nodes
-    first_column = np.cumsum(num_columns) - num_columns
     union = Data(edge_index=torch.from_numpy(np.concatenate(edges, axis=1)))
     union.edge_index += torch.from_numpy(np.repeat(first_node, num_columns))
     union.num_nodes = int(num_nodes.sum())
@@ -178,19 +180,9 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
         union[builder.rank] = torch.cat(ranks)
     batch = np.repeat(np.arange(len(chunk)), num_nodes)
     parts = builder._build(union, torch.from_numpy(batch))
-    num_edges, num_lines = part_sizes(parts, batch, len(chunk))
-    first_edge = np.cumsum(num_edges) - num_edges
-    local = LineParts(
-        parts.dag_edge_index - np.repeat(first_node, num_edges),
-        parts.line_index - np.repeat(first_edge, num_lines),
-        parts.edge_id - np.repeat(first_column, num_edges),
-        parts.level,
-        parts.multitree_mask,
-    )
-    columns = [
-        torch.from_numpy(part).split(size.tolist(), dim=-1)
-        for part, size in zip(local, (num_edges, num_lines, num_edges, num_edges, num_lines))
-    ]
+    num_lines = lines_per_graph(parts, batch, len(chunk))
+    columns, lines = stored_tensors(parts, union.edge_index)
+    split = zip(columns.split(num_columns.tolist(), -1), lines.split(num_lines.tolist(), -1))
     # Copies, so that no graph keeps (or pickles) the memory of the whole chunk.
     return [
         store(
@@ -200,7 +192,7 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
                 for t in tensors
             ],
         )
-        for data, tensors in zip(chunk, zip(*columns))
+        for data, tensors in zip(chunk, split)
     ]
 
 
@@ -218,9 +210,7 @@ def _edges(data: Data) -> tuple[np.ndarray, int]:
             f"and {list(edge_index.shape)}"
         )
     num_nodes = data.num_nodes or 0
-    if type(edge_index) is not Tensor:  # PyG's EdgeIndex
-        edge_index = edge_index.as_subclass(Tensor)
-    array = edge_index.cpu().numpy()
+    array = plain(edge_index).cpu().numpy()
     if array.size and (array.min() < 0 or array.max() >= num_nodes):
         raise ValueError(
             f"expected edge_index between 0 and {num_nodes - 1} ({num_nodes} nodes), got values "

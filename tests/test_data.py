@@ -3,13 +3,14 @@ import pickle
 
 import pytest
 import torch
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.loader import DataLoader, NeighborLoader
 from torch_geometric.transforms import AddSelfLoops
 from torch_geometric.utils import to_undirected
 
 from plstm_graph import LineGraph
-from plstm_graph.data import LINE_KEYS, LineGraphData, line_graph_from_data
+from plstm_graph.data import LINE_KEYS, STORED_KEYS, LineGraphData, line_graph_from_data
 from plstm_graph.transforms import ToLineGraph
 
 
@@ -92,6 +93,84 @@ def test_multitree_is_not_recomputed(graphs, monkeypatch):
     assert torch.equal(LineGraph.from_data(batch).multitree().line_id, line_id)
 
 
+def test_parts_read_alike_from_graphs_and_batches(graphs):
+    batch = Batch.from_data_list(graphs)
+    for data in (graphs[0], batch, batch[1], batch.index_select([2, 0])[0]):
+        expected = LineGraph.from_data(data)
+        assert torch.equal(data.dag_edge_index, expected.edge_index)
+        assert torch.equal(data["level"], expected.level) and data.level.dtype == torch.int64
+        assert data.multitree_mask.dtype == torch.bool
+        assert torch.equal(data["multitree_mask"].nonzero().view(-1), expected.multitree().line_id)
+        for key in LINE_KEYS:
+            assert key in data and hasattr(data, key)
+            assert data[key] is getattr(data, key) is data.get(key)
+        assert set(STORED_KEYS) == set(data.keys()) & {*STORED_KEYS, *LINE_KEYS}
+        assert "dag_columns=[3, " in repr(data) and "level" not in repr(data)
+
+
+def test_parts_are_read_only(graphs):
+    for data in (graphs[0], Batch.from_data_list(graphs)):
+        with pytest.raises(AttributeError, match=r"any other key than level, .*ToLineGraph"):
+            data.level = data.level + 1
+        with pytest.raises(AttributeError, match="any other key than line_index"):
+            data["line_index"] = data.line_index
+        assert_line_graph(data, data.get("batch"))
+    with pytest.raises(AttributeError, match="any other key than edge_id"):
+        LineGraphData(edge_id=torch.arange(3))
+
+
+def test_no_line_graph_no_parts():
+    plain = plain_graphs()[0]
+    for data in (LineGraphData(**plain.to_dict()), LineGraphData()):
+        assert not any(key in data or hasattr(data, key) for key in (*LINE_KEYS, *STORED_KEYS))
+        with pytest.raises(KeyError, match="level"):
+            data["level"]
+    data = ToLineGraph()(plain)
+    del data["dag_lines"]
+    assert "level" not in data and not hasattr(data, "level")
+
+
+def test_names_of_the_parts_belong_to_the_line_graph():
+    graphs = plain_graphs()
+    for data in graphs:
+        data.level = torch.full((3,), 7)
+    data = ToLineGraph()(graphs[0])
+    assert torch.equal(data.level, LineGraph.from_data(data).level)
+    assert "level" not in data.to_dict()
+    batch = ToLineGraph()(Batch.from_data_list(graphs))
+    assert_line_graph(batch, batch.batch)
+    assert_line_graph(batch[0], None)
+
+
+def test_increments_of_other_keys_and_follow_batch(graphs):
+    for graph in graphs:
+        graph.node_index = torch.arange(graph.num_nodes)
+    batch = Batch.from_data_list(graphs, follow_batch=["dag_lines"], exclude_keys=["name"])
+    assert torch.equal(batch.node_index, torch.arange(batch.num_nodes))
+    of_node = batch.batch[batch.dag_edge_index[0, batch.line_index[0]]]
+    assert torch.equal(batch.dag_lines_batch, of_node) and "name" not in batch
+    assert "level" not in Batch.from_data_list(graphs, exclude_keys=["dag_lines"])
+
+
+def test_edge_index_of_pyg(graphs):
+    data = plain_graphs()[0]
+    data.edge_index = EdgeIndex(data.edge_index, sparse_size=(4, 4))
+    data = ToLineGraph()(data)
+    assert type(data.dag_edge_index) is torch.Tensor
+    assert torch.equal(data.line_index, graphs[0].line_index)
+    batch = Batch.from_data_list([data, data])
+    assert torch.equal(batch.dag_edge_index[:, 4:], graphs[0].dag_edge_index + 4)
+
+
+def test_first_read_in_inference_mode_serves_training(graphs):
+    batch = Batch.from_data_list(graphs)
+    with torch.inference_mode():
+        line_graph = line_graph_from_data(batch)
+    assert not any(batch[key].is_inference() for key in LINE_KEYS)
+    weight = torch.ones(line_graph.num_nodes, requires_grad=True)
+    weight[line_graph.edge_index[0]].prod().backward()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader(graphs, workers):
     whole = Batch.from_data_list(graphs)
@@ -123,9 +202,11 @@ def test_line_graph_is_cached_until_a_tensor_changes(graphs):
 def test_to_device_builds_anew(graphs):
     batch = Batch.from_data_list(graphs)
     first = line_graph_from_data(batch)
-    clone = batch.clone().apply(lambda t: t.clone(), *LINE_KEYS)
+    clone = batch.clone().apply(lambda t: t.clone(), *STORED_KEYS)
     assert line_graph_from_data(clone) is not first
-    assert batch.to("meta").line_index.device.type == "meta"
+    assert torch.equal(clone.line_index, first.line_index)
+    meta = batch.to("meta")
+    assert {meta[key].device.type for key in STORED_KEYS} == {"meta"}
 
 
 def test_pickle_leaves_the_cache_out(graphs):
@@ -138,6 +219,19 @@ def test_pickle_leaves_the_cache_out(graphs):
         assert_same(again, data)
         assert line_graph_from_data(again) is not first
         assert_line_graph(again, again.get("batch"))
+
+
+def test_saves_and_loads(graphs, tmp_path):
+    for data in (graphs[0], Batch.from_data_list(graphs)):
+        first = line_graph_from_data(data)
+        torch.save(data, tmp_path / "data.pt")
+        # For weights_only=True: nothing of this package is in the way (some of PyG's is).
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "data.pt")
+        assert not any(name.startswith("plstm_graph") for name in unsafe)
+        again = torch.load(tmp_path / "data.pt", weights_only=False)
+        assert_same(again, data)
+        assert line_graph_from_data(again) is not first
+        assert torch.equal(again.line_index, first.line_index)
 
 
 def test_in_memory_dataset(graphs, tmp_path):
@@ -160,8 +254,8 @@ def test_in_memory_dataset(graphs, tmp_path):
 
 def test_line_graph_is_neither_node_nor_edge_attribute(graphs):
     for graph in graphs:
-        assert not set(graph.node_attrs()) & set(LINE_KEYS)
-        assert not set(graph.edge_attrs()) & set(LINE_KEYS)
+        assert not set(graph.node_attrs()) & {*STORED_KEYS, *LINE_KEYS}
+        assert not set(graph.edge_attrs()) & {*STORED_KEYS, *LINE_KEYS}
     assert "x" in graphs[-1].node_attrs() and "edge_attr" in graphs[-1].edge_attrs()
 
 
@@ -180,6 +274,9 @@ STALE = {
     "self_loops": AddSelfLoops(),
     "sampled": lambda g: next(iter(NeighborLoader(g, [1], batch_size=1))),
     "renumbered": lambda g: g.update({"edge_index": g.edge_index.flip(1)}),
+    "concatenated": lambda g: g.concat(g),
+    "joined elsewhere": lambda g: g.update({"edge_index": g.edge_index + torch.arange(8) // 4}),
+    "fewer nodes": lambda g: g.update({"x": g.x[:3]}),
 }
 
 
@@ -188,13 +285,27 @@ def test_stale_line_graph_raises(graphs, change):
     ring = graphs[0]
     if change is STALE["sampled"]:
         pytest.importorskip("pyg_lib")
+    del ring.name  # PyG cannot concatenate it
     line_graph_from_data(ring)
     with pytest.raises(ValueError, match=r"changed after ToLineGraph.*from_edge_index"):
         line_graph_from_data(change(ring))
 
 
+def test_shifted_nodes_keep_the_line_graph(graphs):
+    dag = graphs[2]
+    for data in (dag, ToLineGraph()(Data(edge_index=dag.edge_index + 2, num_nodes=6))):
+        keep = torch.arange(data.num_nodes) >= data.edge_index.min()
+        assert_line_graph(data.subgraph(keep), None)
+
+
+def test_changed_lines_raise(graphs):
+    graphs[0].dag_lines = graphs[0].dag_lines[:, 1:]
+    with pytest.raises(ValueError, match=r"changed after ToLineGraph"):
+        line_graph_from_data(graphs[0])
+
+
 def test_no_line_graph_raises():
-    with pytest.raises(ValueError, match=r"without dag_edge_index; apply plstm_graph.ToLineGraph"):
+    with pytest.raises(ValueError, match=r"without dag_columns; apply plstm_graph.ToLineGraph"):
         line_graph_from_data(plain_graphs()[0])
     with pytest.raises(ValueError, match="without edge_index"):
         line_graph_from_data(Data(x=torch.ones(2, 1)))

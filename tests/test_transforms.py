@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -6,7 +8,7 @@ from torch_geometric.loader import DataLoader as PyGDataLoader
 from torch_geometric.utils import to_undirected
 
 from plstm_graph import LineGraph
-from plstm_graph.data import LINE_KEYS, LineGraphData
+from plstm_graph.data import LINE_KEYS, STORED_KEYS, LineGraphData
 from plstm_graph.transforms import LineGraphCollater, ToLineGraph, redraw, to_line_graphs
 from tests.test_data import assert_line_graph, assert_same, plain_graphs
 
@@ -30,7 +32,7 @@ def test_transform_is_from_edge_index(orientation):
         keys = set(data.keys())
         out = ToLineGraph(orientation)(data)
         assert isinstance(out, LineGraphData) and set(data.keys()) == keys
-        assert set(out.keys()) == keys | set(LINE_KEYS)
+        assert set(out.keys()) == keys | set(STORED_KEYS)
         expected = LineGraph.from_edge_index(data.edge_index, data.num_nodes, orientation)
         got = LineGraph.from_data(out).validate()
         assert torch.equal(got.edge_id, expected.edge_id)
@@ -47,8 +49,9 @@ def test_chunks_are_the_transform(orientation, chunk_size):
     out = to_line_graphs(graphs, orientation, chunk_size=chunk_size)
     for data, got in zip(graphs, out, strict=True):
         assert_same(got, transform(data))
-        assert got.level.is_contiguous() and got.line_index.is_contiguous()
-        assert got.level.untyped_storage().nbytes() == got.level.nbytes
+        for key in STORED_KEYS:
+            assert got[key].is_contiguous() and got[key].dtype == torch.int32
+            assert got[key].untyped_storage().nbytes() == got[key].nbytes
     assert to_line_graphs([]) == []
 
 
@@ -74,8 +77,14 @@ def test_collater_is_the_transform_and_the_loader(orientation):
     got = LineGraphCollater(orientation)(graphs)
     expected = Batch.from_data_list([ToLineGraph(orientation)(data) for data in graphs])
     assert type(got) is type(expected) and set(got.keys()) == set(expected.keys())
-    for key in ("x", "edge_index", "edge_attr", "batch", "ptr", *LINE_KEYS):
+    for key in ("x", "edge_index", "edge_attr", "batch", "ptr", *STORED_KEYS, *LINE_KEYS):
         assert torch.equal(got[key], expected[key]), key
+    # What the collater had at hand is what would be read from the stored tensors.
+    again = LineGraph.from_data(copy.deepcopy(got))
+    assert again is not LineGraph.from_data(got) is got.__dict__["_line_graph"].line_graph
+    for key in ("edge_index", "line_index", "edge_id", "level", "line_node", "node_batch"):
+        assert torch.equal(getattr(again, key), getattr(LineGraph.from_data(got), key)), key
+    assert torch.equal(again.multitree().line_id, LineGraph.from_data(got).multitree().line_id)
     for a, b in zip(got.to_data_list(), expected.to_data_list(), strict=True):
         assert_same(a, b)
     # Graphs that have a line graph get a new one.

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+
+from plstm_graph.dag.build import LineParts, build_line_parts
+from plstm_graph.dag.packed import pack, unpack
+
+
+def random_dag(rng: np.random.Generator, num_nodes: int, num_edges: int) -> np.ndarray:
+    """Columns in any order, parallel edges, and nodes with many edges in and out."""
+    ends = np.sort(np.minimum(rng.geometric(0.2, (num_edges, 2)), num_nodes - 1), axis=1)
+    ends[:, 0] -= ends[:, 0] == ends[:, 1]
+    return rng.permutation(num_nodes)[ends.T]
+
+
+def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def check(edge_index: np.ndarray, num_nodes: int, expected: LineParts) -> None:
+    columns, lines = pack(expected, edge_index)
+    assert columns.dtype == lines.dtype == np.int32
+    out = unpack(torch.from_numpy(edge_index), num_nodes, *tensors(columns, lines))
+    for key, got, array in zip(LineParts._fields, out, expected, strict=True):
+        assert got.dtype == torch.from_numpy(array).dtype, key
+        assert np.array_equal(got.numpy(), array), key
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_unpack_is_what_was_packed(seed, both_ways):
+    rng = np.random.default_rng(seed)
+    edge_index = random_dag(rng, 20, 60)
+    if both_ways:
+        edge_index = np.concatenate([edge_index, edge_index[::-1]], axis=1)
+        edge_index = edge_index[:, rng.permutation(120)]
+    orientation = "random" if both_ways else "auto"
+    check(edge_index, 20, build_line_parts(edge_index, 20, orientation, seed=[seed]))
+
+
+@pytest.mark.parametrize("num_nodes", [0, 3])
+def test_no_edges(num_nodes):
+    edge_index = np.empty((2, 0), dtype=np.int64)
+    check(edge_index, num_nodes, build_line_parts(edge_index, num_nodes))
+
+
+def test_packed_numbers_hold_after_concatenation():
+    rng = np.random.default_rng(7)
+    graphs = [random_dag(rng, 12, size) for size in (30, 1, 17)]
+    packed = [pack(build_line_parts(graph, 12), graph) for graph in graphs]
+    columns, lines = (np.concatenate(arrays, axis=1) for arrays in zip(*packed))
+    union = np.concatenate([graph + 12 * i for i, graph in enumerate(graphs)], axis=1)
+    expected = pack(build_line_parts(union, 36), union)
+    assert np.array_equal(columns, expected[0]) and np.array_equal(lines, expected[1])
+
+
+def test_any_changed_column_is_noticed():
+    rng = np.random.default_rng(3)
+    edge_index = random_dag(rng, 12, 20)
+    packed = tensors(*pack(build_line_parts(edge_index, 12), edge_index))
+    original = torch.from_numpy(edge_index)
+    assert unpack(original, 12, *packed) is not None
+    assert unpack(original[:, 1:], 12, *packed) is None
+    assert unpack(original, int(original.max()), *packed) is None
+    for column in range(20):
+        for shift in ([1, 0], [0, -1]):
+            changed = original.clone()
+            changed[:, column] = (changed[:, column] + torch.tensor(shift)) % 12
+            assert unpack(changed, 12, *packed) is None
