@@ -1,0 +1,276 @@
+"""Extrapolation to larger images: the arrow-pointing study of the paper (arXiv 2506.11997).
+
+    python -m experiments.arrow_pointing --config experiments/configs/arrow_pointing.yaml
+    python -m experiments.arrow_pointing --variants "P+D,ViT" --seeds 0
+    python -m experiments.arrow_pointing report runs/arrow_pointing
+
+Models are trained on small images and tested on small ones (test) and on images of twice the side
+(ext). Training is the default command; it trains every variant with every seed. A run writes its
+results after each epoch, and its checkpoint: the same command goes on where it was stopped, and
+leaves finished runs alone. Processes with other --variants or --seeds may share a folder.
+
+The published task has images of 192 pixels and patches of 16. Its exact reduction to patches of 4
+is scale 1/4 with images of 48 pixels; on 32 pixels the largest circle of that scale finds no place.
+The default is smaller still: 32 pixels at scale 1/6, the same pictures cut into 8 x 8 patches.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from torch import Tensor
+
+import datasets
+from experiments import cli, reporting
+from experiments.arrow_report import chosen_epoch, report
+from experiments.fitting import Protocol, make_trainer, quiet
+from experiments.image_training import EVAL_FACTOR, loader, make_module
+from experiments.models import count_parameters
+from experiments.training import History
+from experiments.vision_models import VisionConfig, build, match_budget
+
+# What sets the published variants apart from "P+D".
+VARIANTS = {
+    "P+D": {},
+    "P": {"modes": "P"},
+    "D": {"modes": "D"},
+    "no position": {"position": False},
+    "gate biases only": {"gate_weights": False},
+    "ViT": None,
+}
+PARTS = ("valid", "test", "ext")
+# --quick: every part of a run, in seconds.
+QUICK = {"epochs": 2, "train_size": 64, "eval_size": 16}
+
+
+class ArrowBatches(torch.utils.data.Dataset):
+    """The images of a split in their order, which is random already, batch by batch."""
+
+    def __init__(self, images: datasets.ArrowPointing, batch_size: int) -> None:
+        self.images, self.batch_size = images, batch_size
+        self.set_epoch = images.set_epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        start = index * self.batch_size
+        return self.images.batch(range(start, min(start + self.batch_size, len(self.images))))
+
+
+class Progress(Callback):
+    """Write the results so far after every epoch."""
+
+    def __init__(self, path: Path, settings: dict, history: History) -> None:
+        self.path, self.settings, self.history = path, settings, history
+        self.epochs = settings["protocol"]["epochs"]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.write()
+
+    def write(self) -> dict:
+        epochs = self.history.epochs
+        result = {**self.settings, "finished": len(epochs) >= self.epochs, "epochs_done": 0}
+        if epochs:
+            best = chosen_epoch(epochs)
+            images = self.settings["data"]["train_size"]
+            seconds = sum(epoch["train_seconds"] for epoch in epochs)
+            result |= {f"{part}_accuracy": epochs[best][f"{part}_accuracy"] for part in PARTS}
+            result |= {"best_epoch": best + 1, "epochs_done": len(epochs)}
+            result["train_images_per_second"] = images * len(epochs) / seconds
+        environment = reporting.environment(self.settings["protocol"]["seed"])
+        reporting.write_json(self.path, {**result, **environment, "epochs": epochs})
+        return result
+
+
+def train(
+    variants: str = ",".join(VARIANTS),
+    seeds: str = "0,1,2",
+    image_size: int = 32,
+    scale: float = 1 / 6,
+    patch: int = 4,
+    width: int = 64,
+    heads: int = 2,
+    depth: int = 4,
+    conv: int = 3,
+    passthrough: bool = True,
+    pooling: str = "corners",
+    vit_pooling: str = "token",
+    train_size: int = 20_000,
+    valid_size: int = 2_048,
+    test_size: int = 2_048,
+    epochs: int = 20,
+    warmup_epochs: int = 1,
+    batch_size: int = 64,
+    lr: float = 3e-4,
+    weight_decay: float = 1e-2,
+    accelerator: str = "auto",
+    devices: str = "1",
+    strategy: str = "auto",
+    quick: bool = False,
+    out: Path = Path("runs/arrow_pointing"),
+) -> list[dict]:
+    """Train the variants with each of the seeds, or go on with what was stopped.
+
+    Args:
+        variants: which of P+D, P, D, no position, gate biases only, ViT; separated by commas.
+        seeds: of initialisation and training images; separated by commas.
+        image_size: side of the training images in pixels; ext has twice as much.
+        scale: of the shapes against the published ones.
+        patch: side of a patch in pixels.
+        width: of pLSTM; ViT gets the width that meets the parameter count of P+D.
+        heads: heads of both.
+        depth: blocks of both.
+        conv: kernel size of pLSTM's convolution, 0 for none.
+        passthrough: of pLSTM's layers.
+        pooling: of pLSTM: corners or mean.
+        vit_pooling: of ViT: token or mean.
+        train_size: images of an epoch, drawn anew for each.
+        valid_size: images for validation, the same for all runs and epochs.
+        test_size: of test, and as many of ext, the same for all runs and epochs.
+        epochs: of each run.
+        warmup_epochs: epochs of rising learning rate.
+        batch_size: images per step and device.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        accelerator: auto, cpu or gpu.
+        devices: number of devices.
+        strategy: auto, or ddp for several devices.
+        quick: a short run of everything, for tests.
+        out: folder of the results, one file a run, and of their checkpoints and logs.
+    """
+    if quick:
+        epochs, train_size = min(epochs, QUICK["epochs"]), min(train_size, QUICK["train_size"])
+        valid_size, test_size = (min(n, QUICK["eval_size"]) for n in (valid_size, test_size))
+    names, numbers = _names(variants), _seeds(seeds)
+    if min(epochs, train_size, valid_size, test_size, batch_size) < 1:
+        raise datasets.InputError("expected epochs, batch_size and all sizes of 1 or more")
+    quiet()
+    options = {"conv": conv, "passthrough": passthrough}
+    plstm = VisionConfig(
+        "plstm", (image_size, image_size), 1, 2, patch, width, depth, heads, pooling, options
+    )
+    data = {"image_size": image_size, "scale": scale}
+    data |= {"train_size": train_size, "valid_size": valid_size, "test_size": test_size}
+    # Not part of what must stay the same: a run may go on elsewhere.
+    hardware = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
+    console = Console(quiet=rank_zero_only.rank != 0)  # one voice under DDP
+    results = []
+    for seed in numbers:
+        protocol = Protocol(
+            epochs, warmup_epochs, batch_size, lr, weight_decay, patience=epochs, seed=seed,
+            **hardware,
+        )  # fmt: skip
+        for name in names:
+            config = _config(name, plstm, vit_pooling)
+            fixed = {k: v for k, v in asdict(protocol).items() if k not in hardware}
+            settings = {"variant": name, "model": asdict(config), "data": data, "protocol": fixed}
+            result = run(settings, config, protocol, out)
+            if result["epochs_done"]:
+                console.print(
+                    f"{name}, seed {seed}: test {result['test_accuracy']:.3f}, "
+                    f"ext {result['ext_accuracy']:.3f} at epoch {result['best_epoch']} "
+                    f"of {result['epochs_done']}",
+                    highlight=False,
+                )
+            results.append(result)
+    return results
+
+
+def _names(variants: str) -> list[str]:
+    names = [name.strip() for name in variants.split(",")]
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise datasets.InputError(f"expected variants out of {', '.join(VARIANTS)}, got {unknown}")
+    return names
+
+
+def _seeds(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise datasets.InputError(
+            f"expected seeds as integers separated by commas, got {seeds!r}"
+        ) from None
+
+
+def _config(variant: str, plstm: VisionConfig, vit_pooling: str) -> VisionConfig:
+    """The model of a variant; ``plstm`` is that of P+D."""
+    if VARIANTS[variant] is not None:
+        return replace(plstm, options={**plstm.options, **VARIANTS[variant]})
+    vit = replace(plstm, name="vit", pooling=vit_pooling, options={})
+    try:
+        return match_budget(vit, count_parameters(build(plstm)))
+    except ValueError as error:
+        raise datasets.InputError(str(error)) from None
+
+
+def run(settings: dict, config: VisionConfig, protocol: Protocol, out: Path) -> dict:
+    """One variant with one seed, from its last checkpoint if there is one; its results."""
+    seed, data = protocol.seed, settings["data"]
+    slug = settings["variant"].lower().replace("+", "").replace(" ", "_") + f"_seed{seed}"
+    path, folder = out / f"{slug}.json", out / slug
+    earlier = _earlier(path, settings)
+    if earlier.get("finished"):
+        return earlier
+    L.seed_everything(seed, workers=True, verbose=False)
+    shape = {"image_size": data["image_size"], "scale": data["scale"]}
+    train_images = datasets.ArrowPointing("train", data["train_size"], seed=seed, **shape)
+    # One set for all seeds; its stream is none of the training's.
+    counts = (data["valid_size"], data["test_size"], data["test_size"])
+    sets = [datasets.ArrowPointing(p, count, **shape) for p, count in zip(PARTS, counts)]
+    # Batches of about the same memory, though an image of ext has four times the pixels.
+    size = EVAL_FACTOR * protocol.batch_size
+    sizes = (size, size, max(1, size // 4))
+    # White, most of every image, becomes 0.
+    module = make_module(config, [1.0], [0.5], protocol, PARTS)
+    settings = {**settings, "parameters": count_parameters(module.net)}
+
+    history = History()
+    progress = Progress(path, settings, history)
+    keep = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(folder, "best", monitor="valid_accuracy", mode="max", **keep)
+    last = ModelCheckpoint(folder, "last", **keep)  # after best, whose state it holds
+    logs = [TensorBoardLogger(folder, "", "tensorboard"), CSVLogger(folder, "", "csv")]
+    trainer = make_trainer(protocol, history, progress, best, last, logger=logs)
+    checkpoint = folder / "last.ckpt"
+    if not checkpoint.exists() and trainer.is_global_zero:
+        progress.write()  # the settings that later runs must share
+    trainer.fit(
+        module,
+        loader(ArrowBatches(train_images, protocol.batch_size)),
+        [loader(ArrowBatches(images, size)) for images, size in zip(sets, sizes)],
+        ckpt_path=checkpoint if checkpoint.exists() else None,
+    )
+    return json.loads(path.read_text())
+
+
+def _earlier(path: Path, settings: dict) -> dict:
+    """What an earlier run with the same settings has written."""
+    if not path.exists():
+        return {}
+    earlier = json.loads(path.read_text())
+    wanted = json.loads(json.dumps(settings))  # as JSON has them: tuples are lists there
+    if different := [key for key, value in wanted.items() if earlier.get(key) != value]:
+        raise datasets.InputError(
+            f"expected {path} to be of a run with the same settings, got another "
+            f"{', '.join(different)}; remove it and its folder, or choose another --out"
+        )
+    return earlier
+
+
+def main(args: list[str] | None = None):
+    """Command line; ``train`` where no command is named."""
+    return cli.run({"train": train, "report": report}, args, default="train")
+
+
+if __name__ == "__main__":
+    main()
