@@ -16,25 +16,18 @@ The default is smaller still: 32 pixels at scale 1/6, the same pictures cut into
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import lightning as L
-import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from torch import Tensor
 
 import datasets
-from experiments import cli, reporting
-from experiments.arrow_report import chosen_epoch, report
-from experiments.fitting import Protocol, make_trainer, quiet
-from experiments.image_training import EVAL_FACTOR, loader, make_module
+from experiments import cli
+from experiments.arrow_report import report
+from experiments.arrow_runs import run
+from experiments.fitting import Protocol, quiet
 from experiments.models import count_parameters
-from experiments.training import History
 from experiments.vision_models import VisionConfig, build, match_budget
 
 # What sets the published variants apart from "P+D".
@@ -46,55 +39,13 @@ VARIANTS = {
     "gate biases only": {"gate_weights": False},
     "ViT": None,
 }
-PARTS = ("valid", "test", "ext")
 # --quick: every part of a run, in seconds.
 QUICK = {"epochs": 2, "train_size": 64, "eval_size": 16}
 
 
-class ArrowBatches(torch.utils.data.Dataset):
-    """The images of a split in their order, which is random already, batch by batch."""
-
-    def __init__(self, images: datasets.ArrowPointing, batch_size: int) -> None:
-        self.images, self.batch_size = images, batch_size
-        self.set_epoch = images.set_epoch
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        start = index * self.batch_size
-        return self.images.batch(range(start, min(start + self.batch_size, len(self.images))))
-
-
-class Progress(Callback):
-    """Write the results so far after every epoch."""
-
-    def __init__(self, path: Path, settings: dict, history: History) -> None:
-        self.path, self.settings, self.history = path, settings, history
-        self.epochs = settings["protocol"]["epochs"]
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.write()
-
-    def write(self) -> dict:
-        epochs = self.history.epochs
-        result = {**self.settings, "finished": len(epochs) >= self.epochs, "epochs_done": 0}
-        if epochs:
-            best = chosen_epoch(epochs)
-            images = self.settings["data"]["train_size"]
-            seconds = sum(epoch["train_seconds"] for epoch in epochs)
-            result |= {f"{part}_accuracy": epochs[best][f"{part}_accuracy"] for part in PARTS}
-            result |= {"best_epoch": best + 1, "epochs_done": len(epochs)}
-            result["train_images_per_second"] = images * len(epochs) / seconds
-        environment = reporting.environment(self.settings["protocol"]["seed"])
-        reporting.write_json(self.path, {**result, **environment, "epochs": epochs})
-        return result
-
-
 def train(
     variants: str = ",".join(VARIANTS),
-    seeds: str = "0,1,2",
+    seeds: str | int = "0,1,2",
     image_size: int = 32,
     scale: float = 1 / 6,
     patch: int = 4,
@@ -151,7 +102,7 @@ def train(
     if quick:
         epochs, train_size = min(epochs, QUICK["epochs"]), min(train_size, QUICK["train_size"])
         valid_size, test_size = (min(n, QUICK["eval_size"]) for n in (valid_size, test_size))
-    names, numbers = _names(variants), _seeds(seeds)
+    names, numbers = _names(variants), _seeds(str(seeds))
     if min(epochs, train_size, valid_size, test_size, batch_size) < 1:
         raise datasets.InputError("expected epochs, batch_size and all sizes of 1 or more")
     quiet()
@@ -207,64 +158,7 @@ def _config(variant: str, plstm: VisionConfig, vit_pooling: str) -> VisionConfig
     if VARIANTS[variant] is not None:
         return replace(plstm, options={**plstm.options, **VARIANTS[variant]})
     vit = replace(plstm, name="vit", pooling=vit_pooling, options={})
-    try:
-        return match_budget(vit, count_parameters(build(plstm)))
-    except ValueError as error:
-        raise datasets.InputError(str(error)) from None
-
-
-def run(settings: dict, config: VisionConfig, protocol: Protocol, out: Path) -> dict:
-    """One variant with one seed, from its last checkpoint if there is one; its results."""
-    seed, data = protocol.seed, settings["data"]
-    slug = settings["variant"].lower().replace("+", "").replace(" ", "_") + f"_seed{seed}"
-    path, folder = out / f"{slug}.json", out / slug
-    earlier = _earlier(path, settings)
-    if earlier.get("finished"):
-        return earlier
-    L.seed_everything(seed, workers=True, verbose=False)
-    shape = {"image_size": data["image_size"], "scale": data["scale"]}
-    train_images = datasets.ArrowPointing("train", data["train_size"], seed=seed, **shape)
-    # One set for all seeds; its stream is none of the training's.
-    counts = (data["valid_size"], data["test_size"], data["test_size"])
-    sets = [datasets.ArrowPointing(p, count, **shape) for p, count in zip(PARTS, counts)]
-    # Batches of about the same memory, though an image of ext has four times the pixels.
-    size = EVAL_FACTOR * protocol.batch_size
-    sizes = (size, size, max(1, size // 4))
-    # White, most of every image, becomes 0.
-    module = make_module(config, [1.0], [0.5], protocol, PARTS)
-    settings = {**settings, "parameters": count_parameters(module.net)}
-
-    history = History()
-    progress = Progress(path, settings, history)
-    keep = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(folder, "best", monitor="valid_accuracy", mode="max", **keep)
-    last = ModelCheckpoint(folder, "last", **keep)  # after best, whose state it holds
-    logs = [TensorBoardLogger(folder, "", "tensorboard"), CSVLogger(folder, "", "csv")]
-    trainer = make_trainer(protocol, history, progress, best, last, logger=logs)
-    checkpoint = folder / "last.ckpt"
-    if not checkpoint.exists() and trainer.is_global_zero:
-        progress.write()  # the settings that later runs must share
-    trainer.fit(
-        module,
-        loader(ArrowBatches(train_images, protocol.batch_size)),
-        [loader(ArrowBatches(images, size)) for images, size in zip(sets, sizes)],
-        ckpt_path=checkpoint if checkpoint.exists() else None,
-    )
-    return json.loads(path.read_text())
-
-
-def _earlier(path: Path, settings: dict) -> dict:
-    """What an earlier run with the same settings has written."""
-    if not path.exists():
-        return {}
-    earlier = json.loads(path.read_text())
-    wanted = json.loads(json.dumps(settings))  # as JSON has them: tuples are lists there
-    if different := [key for key, value in wanted.items() if earlier.get(key) != value]:
-        raise datasets.InputError(
-            f"expected {path} to be of a run with the same settings, got another "
-            f"{', '.join(different)}; remove it and its folder, or choose another --out"
-        )
-    return earlier
+    return match_budget(vit, count_parameters(build(plstm)))
 
 
 def main(args: list[str] | None = None):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datasets import InputError
 from experiments.models import closest_width, count_parameters
 from plstm_graph.nn import PLSTMVision
 
@@ -48,9 +49,15 @@ def build(config: VisionConfig) -> nn.Module:
     """The model, images [B, channels, Y, X] -> [B, classes].
 
     Raises:
-        ValueError: on an unknown name or options that do not go together.
+        InputError: on an unknown name or options that do not go together.
     """
-    c = config
+    try:
+        return _make(config)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _make(c: VisionConfig) -> nn.Module:
     if c.name == "plstm":
         return PLSTMVision(
             tuple(c.image_size), c.patch, c.classes, width=c.width, depth=c.depth, heads=c.heads,
