@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +24,62 @@ EVAL_FACTOR = 2
 def loader(batches: Dataset) -> DataLoader:
     """Batches that are made whole, so that there is no work for each image."""
     return DataLoader(batches, batch_size=None)
+
+
+class ImageBatches(Dataset):
+    """Batches of images that are held as tensors.
+
+    Args:
+        images: uint8 [N, C, Y, X].
+        labels: int64 [N].
+        batch_size: images of a batch.
+        seed: of order and augmentation, drawn anew for each epoch; None for batches in order,
+            as they are.
+        shift: with a seed, move every image by up to so many pixels along each axis.
+        flip: with a seed, mirror half of the images, left to right.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, batch_size: int, seed: int | None = None,
+        shift: int = 0, flip: bool = False,
+    ) -> None:  # fmt: skip
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.seed, self.shift, self.flip = seed, shift, flip
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order = torch.arange(len(self.labels))
+        if self.seed is not None:
+            # Of seed and epoch alone: the models of a comparison read the same batches.
+            stream = np.random.default_rng([self.seed, epoch])
+            self.order = torch.from_numpy(stream.permutation(len(self.labels)))
+            self.moves = torch.from_numpy(
+                stream.integers(
+                    0, (2 * self.shift + 1, 2 * self.shift + 1, 2), (len(self.order), 3)
+                )
+            )
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        place = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        rows = self.order[place]
+        images = self.images[rows]
+        if self.seed is not None and (self.shift or self.flip):
+            images = self._augment(images, self.moves[place])
+        return images, self.labels[rows]
+
+    def _augment(self, images: Tensor, moves: Tensor) -> Tensor:
+        down, across, mirror = moves.unbind(1)
+        if self.shift:
+            sides = images.shape[2:]
+            padded = F.pad(images, [self.shift] * 4)
+            windows = padded.unfold(2, sides[0], 1).unfold(3, sides[1], 1)
+            images = windows[torch.arange(len(images)), :, down, across]
+        if self.flip:
+            images = torch.where(mirror.bool()[:, None, None, None], images.flip(3), images)
+        return images
 
 
 class ImageModule(L.LightningModule):
@@ -95,6 +152,14 @@ class ImageModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         return adamw(self)
+
+
+@torch.no_grad()
+def predict(module: ImageModule, batches: Dataset, device: torch.device | str) -> Tensor:
+    """[N, classes] probabilities of all images of the batches."""
+    module = module.to(device).eval()
+    found = [module(batches[i][0].to(device)).softmax(1).cpu() for i in range(len(batches))]
+    return torch.cat(found)
 
 
 def make_module(config: VisionConfig, mean, std, protocol, parts=("valid",)) -> ImageModule:

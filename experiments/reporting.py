@@ -29,6 +29,8 @@ TITLES = {
     "gine": "GINE",
     "gin": "GIN",
     "gatv2": "GATv2",
+    "vit": "ViT",
+    "cnn": "CNN",
     "rmse": "RMSE",
     "mae": "MAE",
     "r2": "r2",
@@ -37,7 +39,13 @@ TITLES = {
     "accuracy": "accuracy",
 }
 # One colour a model in every picture, told apart also by colour-blind readers.
-COLOURS = {"plstm": "#d55e00", "gine": "#0072b2", "gatv2": "#009e73"}
+COLOURS = {
+    "plstm": "#d55e00",
+    "gine": "#0072b2",
+    "gatv2": "#009e73",
+    "vit": "#0072b2",
+    "cnn": "#009e73",
+}
 
 
 def title(key: str) -> str:
