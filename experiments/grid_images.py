@@ -57,19 +57,19 @@ def train(
     data_root: Path | None = None,
     image_size: int | None = None,
     models: str = ",".join(NAMES),
-    width: int = 48,
+    width: int = 64,
     depth: int = 4,
     heads: int = 2,
     patch: int | None = None,
     pooling: str = "mean",
     modes: str = "PD",
     augment: str = "shift",
-    epochs: int = 30,
+    epochs: int = 20,
     warmup_epochs: int = 2,
-    batch_size: int = 64,
-    lr: float = 2e-3,
+    batch_size: int = 32,
+    lr: float = 3e-3,
     weight_decay: float = 0.05,
-    patience: int = 30,
+    patience: int = 20,
     seed: int = 0,
     accelerator: str = "auto",
     devices: str = "auto",
@@ -89,8 +89,8 @@ def train(
         width: of pLSTM; the others get the width that meets its parameter count.
         depth: blocks of each model.
         heads: heads of pLSTM and ViT.
-        patch: side of a patch in pixels, which divides the images'; by default the largest, up
-            to 16, that leaves 7 patches to a side.
+        patch: side of a patch in pixels, which divides the images'; by default 2 for digits,
+            else the largest, up to 16, that leaves 7 patches to a side.
         pooling: of pLSTM: mean, or corners as published; ViT takes the mean.
         modes: of pLSTM's blocks, a pattern that is repeated.
         augment: none, shift (by an eighth of the side at most), or shift+flip, for all models.
@@ -131,7 +131,7 @@ def train(
     )  # fmt: skip
     channels, *sides = data.shape
     plstm = VisionConfig(
-        "plstm", tuple(sides), channels, len(data.classes), patch or default_patch(*sides), width,
+        "plstm", tuple(sides), channels, len(data.classes), patch or (2 if dataset == "digits" else default_patch(*sides)), width,
         depth, heads, pooling, {"modes": modes},
     )  # fmt: skip
     budget = count_parameters(build(plstm))

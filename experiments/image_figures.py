@@ -58,7 +58,7 @@ def plot_predictions(
     )
     for part, (title, chosen), count in zip(parts[:, 0], groups, rows):
         part.suptitle(f"{name}, test images: {title}", fontsize=11)
-        cells = part.subplots(count, COLUMNS, squeeze=False).flat
+        cells = part.subplots(count, COLUMNS, squeeze=False).ravel()
         for axes in cells:
             axes.axis("off")
         for axes, i in zip(cells, chosen.tolist()):
