@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from dataclasses import asdict
@@ -107,7 +108,8 @@ def command_line() -> str:
     """The command as typed, with absolute paths cut to their last part."""
     spec = sys.modules["__main__"].__spec__
     start = Path(sys.argv[0]).name if spec is None else f"-m {spec.name}"
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    # Also those of --out=/some/where and folder:/some/where.
+    words = [re.sub(r"(^|[=:])/(.*/)?(?=[^/])", r"\1", word) for word in sys.argv[1:]]
     return shlex.join(["python", *start.split(), *words])
 
 
