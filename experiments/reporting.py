@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_curve
@@ -175,7 +175,9 @@ def plot_curves(path: Path, curves: dict[str, list[dict]], metric: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.get_yscale() == "log":  # 0.5, not 5 x 10^-1
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
+            low, high = axes.get_ylim()
+            crowded = high > 20 * low
+            axes.yaxis.set_minor_formatter(NullFormatter() if crowded else "{x:g}")
         axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=120)
     plt.close(figure)
