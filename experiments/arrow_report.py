@@ -127,7 +127,7 @@ def _cells(variant: str, row: dict) -> list[str]:
         return f"{row[part]:.3f}" + ("" if half is None else f" ± {half:.3f}")
 
     least, most = min(row["epochs_done"]), max(row["epochs_done"])
-    done = str(least) if least == most else f"{least} to {most}"
+    done = str(least) if least == most else f"{least}-{most}"
     rates = row["train_images_per_second"]
     return [
         variant + ("" if row["finished"] == len(row["seeds"]) else " *"),
@@ -135,7 +135,7 @@ def _cells(variant: str, row: dict) -> list[str]:
         accuracy("ext"),
         " / ".join(f"{value:.3f}" for value in PUBLISHED[variant]),
         str(len(row["seeds"])),
-        f"{done} of {row['epochs']}",
+        f"{done}/{row['epochs']}",
         f"{row['parameters']:,}",
         f"{statistics.mean(rates):.0f}",
     ]
@@ -144,7 +144,8 @@ def _cells(variant: str, row: dict) -> list[str]:
 def _print(data: dict, heading: list[str], table: list[list[str]]) -> None:
     side = data.get("image_size")
     sizes = f"{side} and {2 * side} pixels" if side else "several sizes of images"
-    view = Table(title=f"Arrow pointing, {sizes}")
+    # Without rules, so that it fits a terminal of 80 columns.
+    view = Table(title=f"Arrow pointing, {sizes}", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in heading:
         view.add_column(column, justify="left" if column == "variant" else "right", no_wrap=True)
     for cells in table:

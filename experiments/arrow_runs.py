@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 import datasets
@@ -90,7 +90,7 @@ def run(settings: dict, config: VisionConfig, protocol: Protocol, out: Path) -> 
     keep = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     best = ModelCheckpoint(folder, "best", monitor="valid_accuracy", mode="max", **keep)
     last = ModelCheckpoint(folder, "last", **keep)  # after best, whose state it holds
-    logs = [TensorBoardLogger(folder, "", "tensorboard"), CSVLogger(folder, "", "csv")]
+    logs = TensorBoardLogger(folder, "", "tensorboard")
     trainer = make_trainer(protocol, history, progress, best, last, logger=logs)
     checkpoint = folder / "last.ckpt"
     if not checkpoint.exists() and trainer.is_global_zero:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
+from experiments.fitting import Protocol
 from experiments.training import adamw
 from experiments.vision_models import VisionConfig, build
 
@@ -162,8 +163,14 @@ def predict(module: ImageModule, batches: Dataset, device: torch.device | str) -
     return torch.cat(found)
 
 
-def make_module(config: VisionConfig, mean, std, protocol, parts=("valid",)) -> ImageModule:
-    """A module with the learning rate and so on of a :class:`experiments.fitting.Protocol`."""
+def make_module(
+    config: VisionConfig,
+    mean: Sequence[float],
+    std: Sequence[float],
+    protocol: Protocol,
+    parts: Sequence[str] = ("valid",),
+) -> ImageModule:
+    """A module with the learning rate and so on of a protocol; see :class:`ImageModule`."""
     return ImageModule(
         asdict(config), mean, std, lr=protocol.lr, weight_decay=protocol.weight_decay,
         warmup_epochs=protocol.warmup_epochs, parts=list(parts),

@@ -131,8 +131,8 @@ def test_report_of_known_results(tmp_path, capsys):
     assert list(result["variants"]) == ["P+D", "ViT"]
     assert result["settings"]["data"] == {"image_size": 32, "scale": 1 / 6}  # what all share
     text = (tmp_path / "report.md").read_text()
-    assert "| P+D | 0.900 ± 0.169 | 0.600 ± 0.000 | 0.972 / 0.778 | 3 | 2 of 2 |" in text
-    assert "| ViT * | 0.750 | 0.500 | 0.915 / 0.707 | 1 | 1 of 2 |" in text
+    assert "| P+D | 0.900 ± 0.169 | 0.600 ± 0.000 | 0.972 / 0.778 | 3 | 2/2 |" in text
+    assert "| ViT * | 0.750 | 0.500 | 0.915 / 0.707 | 1 | 1/2 |" in text
     assert "a rule that sees the arrow alone" in text
     assert "0.900 ± 0.169" in capsys.readouterr().out
 
