@@ -49,7 +49,7 @@ class Progress(Callback):
         if trainer.is_global_zero:
             self.write()
 
-    def write(self) -> dict:
+    def write(self) -> None:
         epochs = self.history.epochs
         result = {**self.settings, "finished": len(epochs) >= self.epochs, "epochs_done": 0}
         if epochs:
@@ -61,7 +61,6 @@ class Progress(Callback):
             result["train_images_per_second"] = images * len(epochs) / seconds
         environment = reporting.environment(self.settings["protocol"]["seed"])
         reporting.write_json(self.path, {**result, **environment, "epochs": epochs})
-        return result
 
 
 def run(settings: dict, config: VisionConfig, protocol: Protocol, out: Path) -> dict:
@@ -93,7 +92,8 @@ def run(settings: dict, config: VisionConfig, protocol: Protocol, out: Path) -> 
     logs = TensorBoardLogger(folder, "", "tensorboard")
     trainer = make_trainer(protocol, history, progress, best, last, logger=logs)
     checkpoint = folder / "last.ckpt"
-    if not checkpoint.exists() and trainer.is_global_zero:
+    if not path.exists() and trainer.is_global_zero:
+        checkpoint.unlink(missing_ok=True)  # of a run whose settings are unknown
         progress.write()  # the settings that later runs must share
     trainer.fit(
         module,

@@ -66,6 +66,9 @@ def test_stopped_run_ends_like_an_uninterrupted_one(variant, tmp_path, monkeypat
     assert path.read_text() == written
     with pytest.raises(SystemExit, match=r"same settings.*protocol.*another --out"):
         run(out, *more, "--lr", "0.1")
+    path.unlink()  # without it nobody knows what the checkpoint is of
+    (again,) = run(out, *more)
+    assert values(again) == values(whole)
 
 
 def test_all_variants_and_report(tmp_path, capsys):
