@@ -119,10 +119,21 @@ def match_budget(config: ModelConfig, inputs: Inputs, budget: int) -> ModelConfi
     def size(width: int) -> int:
         return count_parameters(GraphNet(replace(config, hidden=width), inputs))
 
-    widths = range(config.heads, 1024, config.heads)
+    return replace(config, hidden=closest_width(size, budget, config.heads))
+
+
+def closest_width(size: Callable[[int], int], budget: int, step: int) -> int:
+    """The width, a multiple of ``step``, at which ``size`` comes closest to ``budget``.
+
+    Args:
+        size: parameters of a model of that width, growing with it.
+        budget: parameters to come close to.
+        step: what divides the width.
+    """
+    widths = range(step, 1024, step)
     above = bisect_left(widths, budget, key=size)
     near = widths[max(0, above - 1) : above + 1]
-    return replace(config, hidden=min(near, key=lambda width: abs(size(width) - budget)))
+    return min(near, key=lambda width: abs(size(width) - budget))
 
 
 def to_dict(config: ModelConfig | Inputs) -> dict:

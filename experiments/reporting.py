@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from pathlib import Path
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_curve
@@ -29,6 +30,8 @@ TITLES = {
     "gine": "GINE",
     "gin": "GIN",
     "gatv2": "GATv2",
+    "vit": "ViT",
+    "cnn": "CNN",
     "rmse": "RMSE",
     "mae": "MAE",
     "r2": "r2",
@@ -37,7 +40,13 @@ TITLES = {
     "accuracy": "accuracy",
 }
 # One colour a model in every picture, told apart also by colour-blind readers.
-COLOURS = {"plstm": "#d55e00", "gine": "#0072b2", "gatv2": "#009e73"}
+COLOURS = {
+    "plstm": "#d55e00",
+    "gine": "#0072b2",
+    "gatv2": "#009e73",
+    "vit": "#0072b2",
+    "cnn": "#009e73",
+}
 
 
 def title(key: str) -> str:
@@ -99,7 +108,8 @@ def command_line() -> str:
     """The command as typed, with absolute paths cut to their last part."""
     spec = sys.modules["__main__"].__spec__
     start = Path(sys.argv[0]).name if spec is None else f"-m {spec.name}"
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    # Also those of --out=/some/where and folder:/some/where.
+    words = [re.sub(r"(^|[=:])/(.*/)?(?=[^/])", r"\1", word) for word in sys.argv[1:]]
     return shlex.join(["python", *start.split(), *words])
 
 
@@ -165,7 +175,9 @@ def plot_curves(path: Path, curves: dict[str, list[dict]], metric: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.get_yscale() == "log":  # 0.5, not 5 x 10^-1
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
+            low, high = axes.get_ylim()
+            crowded = high > 20 * low
+            axes.yaxis.set_minor_formatter(NullFormatter() if crowded else "{x:g}")
         axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=120)
     plt.close(figure)

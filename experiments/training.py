@@ -104,32 +104,47 @@ class GraphModule(L.LightningModule):
                 scores.reset()
 
     def configure_optimizers(self) -> dict:
-        hp = self.hparams
-        # Norms, biases and gains are not decayed.
-        plain = [p for p in self.parameters() if p.dim() < 2]
-        decayed = [p for p in self.parameters() if p.dim() >= 2]
-        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=hp.lr, weight_decay=hp.weight_decay)
-        steps = max(1, self.trainer.estimated_stepping_batches)
-        warmup = max(1, steps * hp.warmup_epochs // max(1, self.trainer.max_epochs))
+        return adamw(self)
 
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+def adamw(module: L.LightningModule) -> dict:
+    """AdamW with linear warm-up and cosine decay to zero over the whole run.
+
+    Args:
+        module: with the hyperparameters lr, weight_decay and warmup_epochs, and a trainer.
+    """
+    hp = module.hparams
+    # Norms, biases and gains are not decayed.
+    plain = [p for p in module.parameters() if p.dim() < 2]
+    decayed = [p for p in module.parameters() if p.dim() >= 2]
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=hp.lr, weight_decay=hp.weight_decay)
+    steps = max(1, module.trainer.estimated_stepping_batches)
+    warmup = max(1, steps * hp.warmup_epochs // max(1, module.trainer.max_epochs))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class History(Callback):
-    """Every logged value of every epoch, and the seconds it took with its validation."""
+    """Every logged value of every epoch, and the seconds it took with its validation.
+
+    It is part of a checkpoint, so that a resumed run has all epochs.
+    """
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict:
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epochs = state["epochs"]
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._start = time.perf_counter()
