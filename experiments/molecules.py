@@ -44,12 +44,14 @@ def train(
     local: str | None = "gine",
     ffn_ratio: float = 0.0,
     norm: str | None = None,
+    head_norm: bool = False,
+    post_norm: str | None = "batch_norm",
     zero_init: bool = True,
     baseline_layers: int = 4,
     baseline_dropout: float = 0.0,
     baseline_readout: str = "summean",
-    orientation: str = "canonical",
-    average: int = 1,
+    orientation: str = "random",
+    average: int = 8,
     epochs: int = 20,
     warmup_epochs: int = 2,
     batch_size: int = 64,
@@ -85,6 +87,9 @@ def train(
         local: layer beside each pLSTM layer: gine, gin, gatv2 or null for none.
         ffn_ratio: width of pLSTM's feed-forward over its own; 0 for none.
         norm: before each pLSTM layer: layer_norm, batch_norm, ... or null for none.
+        head_norm: whether each head of pLSTM is normalised.
+        post_norm: after each pLSTM layer and its local layer were added, as in the baselines, or
+            null for none.
         zero_init: start each pLSTM layer at zero, beside its local layer.
         baseline_layers: layers of the baselines.
         baseline_dropout: dropout of the baselines.
@@ -128,7 +133,10 @@ def train(
         accelerator, devices, strategy, workers,
     )  # fmt: skip
     inputs = Inputs.of(data.graphs[0])
-    options = {"ffn_ratio": ffn_ratio, "norm": norm, "zero_init": zero_init}
+    options = {
+        "ffn_ratio": ffn_ratio, "norm": norm, "head_norm": head_norm, "post_norm": post_norm,
+        "zero_init": zero_init, "act": "relu",
+    }  # fmt: skip
     plstm = ModelConfig("plstm", hidden, layers, heads, dropout, readout, local, options)
     budget = count_parameters(GraphNet(plstm, inputs))
     fits = {}
