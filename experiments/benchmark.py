@@ -324,24 +324,24 @@ def bench_growth(turns: int, quick: bool, device: torch.device, console: Console
     return {"rows": rows}
 
 
-def peak_memory(length: int, form: str) -> float:
-    """GB by which a step on a sequence raises the peak of a fresh process.
+def peak_rss() -> float:
+    """GB: VmHWM of Linux, for the maximum that ``resource`` tells begins with the parent's size."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 2**20
 
-    VmHWM of Linux: the maximum that ``resource`` tells begins with the parent's size.
-    """
+
+def peak_memory(length: int, form: str) -> float:
+    """GB by which a step on a sequence raises the peak of a fresh process."""
     code = f"""
 from experiments.benchmark import *
 torch.set_num_threads(1)
-def peak():
-    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-    return int(status["VmHWM"].split()[0]) / 2**20
 warm, long = sequence(8), sequence({length})
 op_step(warm, op_inputs(warm), {form!r})()
 long.level
 inputs = op_inputs(long)
-before = peak()
+before = peak_rss()
 op_step(long, inputs, {form!r})()
-print(peak() - before)
+print(peak_rss() - before)
 """
     run = [sys.executable, "-W", "ignore", "-c", code]
     return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.benchmark import edge_loop, medians
+from experiments.benchmark import edge_loop, medians, peak_rss
 from plstm_graph.nn import PLSTMGrid
 from plstm_graph.nn.grid_gates import grid_tables
 
@@ -93,22 +92,16 @@ def bench_layer(turns: int, console: Console) -> dict:
 
 
 def measure(side: int, form: str) -> dict:
-    """Seconds and peak memory of one image, P-mode; meant for a process of its own."""
+    """Time of one image, P-mode, and by how much it raises the peak memory of a fresh process."""
     step = layer_step("P", form, side, batch=1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_rss()
     times = []
     for _ in range(2 if side > 32 else 7):
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "side": side,
-        "form": form,
-        "ms": 1e3 * sorted(times)[len(times) // 2],
-        "peak_gb": peak / 2**20,
-        "grown_gb": (peak - before) / 2**20,
-    }
+    milliseconds = 1e3 * sorted(times)[len(times) // 2]
+    return {"side": side, "form": form, "ms": milliseconds, "grown_gb": peak_rss() - before}
 
 
 def bench_growth(quick: bool, console: Console, threads: int) -> list[dict]:
@@ -116,7 +109,7 @@ def bench_growth(quick: bool, console: Console, threads: int) -> list[dict]:
     table = Table(
         title=f"grid layer, growth, one image, width {WIDTH}, {HEADS} heads", title_justify="left"
     )
-    for column in ("patches", *(f"{form}: ms, peak GB" for form in PAYLOADS)):
+    for column in ("patches", *(f"{form}: ms, GB" for form in PAYLOADS)):
         table.add_column(column, justify="right")
     rows = []
     for side in SIDES[:2] if quick else SIDES:
@@ -127,7 +120,7 @@ def bench_growth(quick: bool, console: Console, threads: int) -> list[dict]:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
         table.add_row(
-            f"{side} x {side}", *(f"{row['ms']:.0f}, {row['peak_gb']:.2f}" for row in found)
+            f"{side} x {side}", *(f"{row['ms']:.0f}, {row['grown_gb']:.2f}" for row in found)
         )
         rows += found
     console.print(table)
