@@ -5,6 +5,7 @@ import torch
 
 from plstm_graph import LineGraph
 from plstm_graph.dag.levels import line_index_of
+from plstm_graph.nn import PLSTMConv
 
 EDGES = {
     "no_nodes": (0, []),
@@ -45,3 +46,15 @@ def dag() -> LineGraph:
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+def features(graph, channels=5, edge_dim=3, dtype=torch.double):
+    return (
+        torch.randn(graph.num_nodes, channels, dtype=dtype),
+        torch.randn(graph.num_edges, edge_dim, dtype=dtype),
+    )
+
+
+@pytest.fixture(params=["P", "D"])
+def conv(request) -> PLSTMConv:
+    return PLSTMConv(5, 6, 2, mode=request.param, edge_dim=3).double()

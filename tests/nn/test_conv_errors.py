@@ -1,0 +1,97 @@
+"""What PLSTMConv refuses, and how it says so."""
+
+import pytest
+import torch
+
+from plstm_graph.nn import PLSTMConv
+from tests.nn.conftest import features
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"heads": 4}, r"divisible by heads, got out_channels=6 and heads=4"),
+        ({"heads": 0}, r"divisible by heads"),
+        ({"mode": "Q"}, r"mode to be one of 'P', 'D', got 'Q'"),
+        ({"normalization": "both"}, r"normalization to be one of"),
+        ({"transition_node": "end"}, r"transition_node to be one of"),
+        ({"init": "zeros"}, r"init to be one of"),
+        ({"aggr": "mean"}, r"aggr to be one of"),
+        ({"edge_dim": 0}, r"edge_dim > 0"),
+        ({"in_channels": 0}, r"in_channels > 0"),
+        ({"decomposed_layers": 2}, r"decomposed_layers=1, got 2"),
+        ({"flow": "up"}, r"flow"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        PLSTMConv(**{"in_channels": 5, "out_channels": 6, **options})
+
+
+def test_decomposition_cannot_be_set_later(conv):
+    with pytest.raises(ValueError, match="decomposed_layers=1"):
+        conv.decomposed_layers = 2
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a | {"x": a["x"][:, :4]}, r"x with 5 channels \(in_channels\), got 4"),
+        (lambda a: a | {"x": a["x"][0]}, r"x as a tensor \[N, in_channels\]"),
+        (lambda a: a | {"x": a["x"].float()}, r"x of dtype torch.float64"),
+        (lambda a: a | {"x": a["x"].long()}, r"x of a floating point dtype"),
+        (lambda a: a | {"x": a["x"].to("meta")}, r"on meta like x"),
+        (
+            lambda a: a | {"edge_attr": a["edge_attr"][:6]},
+            r"edge_attr with 8 rows \(one per column of edge_index\), got 6",
+        ),
+        (lambda a: a | {"edge_attr": a["edge_attr"][:, :2]}, r"edge_attr with 3 channels"),
+        (lambda a: a | {"edge_attr": None}, r"edge_attr with 3 channels \(edge_dim\), got None"),
+        (lambda a: a | {"edge_attr": a["edge_attr"].float()}, r"edge_attr of dtype torch.float64"),
+        (lambda a: a | {"edge_attr": a["edge_attr"].to("meta")}, r"edge_attr on cpu like x"),
+        (lambda a: a | {"edge_index": a["edge_index"].int()}, r"edge_index as an int64 tensor"),
+        (lambda a: a | {"edge_index": [[0], [1]]}, r"edge_index as an int64 tensor"),
+        (lambda a: a | {"edge_index": None, "line_graph": None}, r"edge_index or line_graph"),
+        (lambda a: a | {"line_graph": "graph"}, r"line_graph as a LineGraph, got str"),
+        (lambda a: a | {"x": a["x"][:6]}, r"line_graph of 6 nodes \(rows of x\), got one of 7"),
+        (
+            lambda a: a | {"edge_index": a["edge_index"][:, :5], "edge_attr": a["edge_attr"][:5]},
+            r"edge_id below 5 \(columns of edge_index\), got 7; .* stale",
+        ),
+        (
+            lambda a: a | {"edge_index": a["edge_index"].roll(1, 1)},
+            r"edges edge_index\[:, edge_id\]",
+        ),
+    ],
+)
+def test_bad_input(conv, dag, change, message):
+    x, edge_attr = features(dag)
+    args = {"x": x, "edge_index": dag.edge_index, "edge_attr": edge_attr, "line_graph": dag}
+    conv(**args)
+    with pytest.raises(ValueError, match=message):
+        conv(**change(args))
+
+
+def test_edge_attr_that_nobody_asked_for(dag):
+    x, edge_attr = features(dag)
+    with pytest.raises(ValueError, match=r"no edge_attr \(edge_dim=None\).*edge_dim=3"):
+        PLSTMConv(5, 6).double()(x, dag.edge_index, edge_attr, line_graph=dag)
+
+
+def test_edges_changed_in_place_are_noticed(conv, dag):
+    x, edge_attr = features(dag)
+    edge_index = dag.edge_index.clone()
+    conv(x, edge_index, edge_attr, line_graph=dag)
+    edge_index[:, 0] = edge_index[:, 1]
+    with pytest.raises(ValueError, match="1 of 8 others"):
+        conv(x, edge_index, edge_attr, line_graph=dag)
+
+
+def test_inference_mode(conv, dag):
+    x, edge_attr = features(dag)
+    expected = conv(x, dag.edge_index, edge_attr, line_graph=dag)
+    with torch.inference_mode():
+        edge_index = dag.edge_index.clone()
+        for line_graph in (dag, dag, None):
+            out = conv(x, edge_index, edge_attr, line_graph=line_graph)
+            torch.testing.assert_close(out, expected)
