@@ -14,8 +14,8 @@ most ``NARROW`` edges a level (paths have one) go chunkwise, together, if that i
 - chunkwise: ``CHUNKS_COST``, and ``CHUNK_COST * E (c + K + V)`` per head.
 
 Wider parts do not: states of many edges cross the borders of their chunks. On DAGs of 2,000 edges
-i -> i + 1, ..., i + w chunkwise was 5 times as fast as levelwise for w = 1, 3 times for w = 3, 1.5
-times for w = 6, and slower from w = 8 on. A batch is only split if several kinds occur; one that
+i -> i + 1, ..., i + w chunkwise was 5 times as fast as levelwise for w = 1, 3 times for w = 3, 2.4
+times for w = 4, and no faster from w = 6 on. A batch is only split if several kinds occur; one that
 goes levelwise as a whole carries the smaller of its two payloads
 (:func:`plstm_graph.ops.levelwise.payload_of`).
 
