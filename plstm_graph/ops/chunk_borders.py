@@ -19,7 +19,7 @@ from torch import Tensor
 
 from plstm_graph.dag.chunk_plan import ChunkPlan, ChunkTables
 from plstm_graph.dag.schedule import LevelSchedule
-from plstm_graph.ops.scan import edge_dot, scan_levels_
+from plstm_graph.ops.scan import edge_dot, scan_steps_
 
 #: Elements that the temporaries of a piece of chunks may hold (float32: 1 MB, near the cache).
 PIECE_ELEMENTS = 1 << 18
@@ -125,7 +125,7 @@ def _store(states: Tensor, row: Tensor, values: Tensor) -> None:
 
 def _scan_border(states: Tensor, weights: Tensor, schedule: LevelSchedule) -> None:
     """The condensed recurrence in place, in the order of ``schedule``; padding becomes zero."""
-    scan_levels_(states[:-1], weights, schedule)
+    scan_steps_(states[:-1], weights, schedule)
     states[-1] = 0
 
 

@@ -46,7 +46,7 @@ from plstm_graph.ops.chunk_borders import (
     pieces,
 )
 from plstm_graph.ops.levelwise import tiles
-from plstm_graph.ops.scan import edge_dot, scan_levels_
+from plstm_graph.ops.scan import edge_dot, scan_steps_
 
 
 class Kept(NamedTuple):
@@ -75,7 +75,7 @@ def _inside(transition: Tensor, tables: ChunkTables) -> Tensor:
     edges = plan.place.numel() // heads
     rows = transition.new_zeros(edges + 1, heads, c)
     rows.view(-1).index_fill_(0, plan.identity, 1.0)
-    scan_levels_(rows[:edges], transition.index_select(0, plan.inner_line), tables.inner)
+    scan_steps_(rows[:edges], transition.index_select(0, plan.inner_line), tables.inner)
     inside = _gather(rows, plan.scan_row, plan)
     # Long products of transitions below 1 underflow, and processors are slow on subnormals.
     return torch.hardshrink(inside, torch.finfo(inside.dtype).tiny * 2**26, out=inside)
@@ -87,7 +87,7 @@ def _inside_backward(
     """[L_inner, H] from the gradient of A: X = A^T dA is the reversed scan."""
     plan, heads, c = tables.plan, inside.size(1), int(tables.plan.size)
     x = dinside.view(-1, c).index_select(0, plan.back_row).view(-1, heads, c)
-    scan_levels_(x, transition.index_select(0, plan.inner_line), tables.inner_back)
+    scan_steps_(x, transition.index_select(0, plan.inner_line), tables.inner_back)
     dots = edge_dot(inside.view(-1, c), x.view(-1, c), plan.inner_in, plan.inner_out)
     return dots.view(-1, heads)
 

@@ -17,6 +17,7 @@ from torch_geometric.utils import segment
 
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.schedule import LevelSchedule, level_schedule
+from plstm_graph.ops import native
 
 #: Elements that a temporary of the operators may hold (float32: 256 MB).
 TILE_ELEMENTS = 1 << 26
@@ -65,6 +66,26 @@ def scan_levels_(
     if pair is None:
         return None
     return torch.empty_like(transition).index_copy_(0, schedule.line_order, torch.cat(dots))
+
+
+def scan_steps_(c: Tensor, transition: Tensor, schedule: LevelSchedule) -> None:
+    """:func:`scan_levels_` for schedules of many small steps, such as paths.
+
+    There torch spends its time on starting operations, so on CPUs a compiled loop
+    (:mod:`plstm_graph.ops.native`) makes the steps.
+
+    Args:
+        c, transition, schedule: as above; c is contiguous.
+    """
+    if c.device.type != "cpu" or not c.numel() or native.unavailable():
+        scan_levels_(c, transition, schedule)
+        return
+    (_, heads), width = transition.shape, c[0, 0].numel()
+    native.run(
+        "scan", c.dtype, heads, 0, c, transition.contiguous(), heads, width,
+        len(schedule.steps), schedule.steps, schedule.line_order, schedule.tail,
+        schedule.segment_ptr,
+    )  # fmt: skip
 
 
 def edge_dot(left: Tensor, right: Tensor, e_in: Tensor, e_out: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from plstm_graph import backends, grid_line_graph
+from plstm_graph.dag.schedule import level_schedule
 from plstm_graph.dag.walk import walk
-from plstm_graph.ops import gating_matrix, native
+from plstm_graph.ops import gating_matrix, native, plstm
+from plstm_graph.ops.scan import scan_levels_, scan_steps_
 from tests.zoo import ZOO, inputs
 
 
@@ -95,6 +97,32 @@ def test_walk(name):
         assert sorted(lines) == list(range(graph.num_line_edges))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ZOO)
+def test_scan_is_that_of_torch(name, dtype):
+    g = ZOO[name]()
+    torch.manual_seed(0)
+    transition = torch.rand(g.num_line_edges, 3, dtype=dtype) - 0.5
+    for graph in (g, g.reverse()):
+        c = torch.randn(graph.num_edges, 3, 4, 5, dtype=dtype)
+        expected, schedule = c.clone(), level_schedule(graph)
+        scan_levels_(expected, transition, schedule)
+        scan_steps_(c, transition, schedule)
+        torch.testing.assert_close(c, expected)
+
+
+def test_chunkwise_without_kernels(monkeypatch):
+    g = ZOO["everything"]()
+    args = [x.detach().requires_grad_() for x in inputs(g)]
+    results = []
+    for switch in ("1", "0"):
+        monkeypatch.setenv("PLSTM_NATIVE", switch)
+        out = plstm(*args, g, form="chunkwise")
+        results.append((out, *torch.autograd.grad(out.square().sum(), args)))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b)
+
+
 def test_source_is_shipped():
     folder = os.path.dirname(native.__file__)
-    assert {"kernels.c", "gating.c"} <= set(os.listdir(folder))
+    assert {"kernels.c", "vector.c", "gating.c", "scan.c"} <= set(os.listdir(folder))

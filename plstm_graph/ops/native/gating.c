@@ -10,18 +10,6 @@
  * are cut in tiles narrow enough that the rows of all edges stay in the cache.
  */
 
-#define AXPY(y, a, x, n)                                        \
-    do {                                                        \
-        _Pragma("omp simd") for (int64_t i_ = 0; i_ < (n); i_++) (y)[i_] += (a) * (x)[i_]; \
-    } while (0)
-
-static REAL NAME(dot)(const REAL *x, const REAL *y, int64_t n) {
-    REAL sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) sum += x[i] * y[i];
-    return sum;
-}
-
 /* The part of [lo, hi) that lies in the tile [c, c + w), counted from c; empty if from >= to. */
 #define CLIP(e)                                       \
     int64_t from = lo[e] - c, to = hi[e] - c;         \
@@ -42,7 +30,8 @@ static void NAME(rows)(const REAL *source, const REAL *transition, REAL *rows, i
         for (int64_t p = ptr[e]; p < ptr[e + 1]; p++) {
             int64_t d = before[p];
             CLIP(d)
-            if (from < to) AXPY(row + from, transition[line[p]], rows + d * width + from, to - from);
+            if (from < to)
+                NAME(axpy)(row + from, transition[line[p]], rows + d * width + from, to - from);
         }
         if (src[e] >= c && src[e] < c + w) row[src[e] - c] += source[e];
     }
@@ -73,8 +62,8 @@ void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL
                 for (int64_t e = 0; e < edges; e++) {
                     CLIP(e)
                     if (from < to)
-                        AXPY(part + dst[e] * width + from, m[e], rows + e * width + from,
-                             to - from);
+                        NAME(axpy)(part + dst[e] * width + from, m[e], rows + e * width + from,
+                                   to - from);
                 }
                 for (int64_t n = 0; n < nodes; n++) {
                     REAL *out = g + place[n] * nodes;
@@ -133,7 +122,7 @@ void NAME(gating_backward)(const REAL *grad, const REAL *source, const REAL *tra
                         CLIP(d)
                         if (from >= to) continue;
                         dt[l] += NAME(dot)(rows + d * width + from, a + from, to - from);
-                        AXPY(adjoint + d * width + from, t[l], a + from, to - from);
+                        NAME(axpy)(adjoint + d * width + from, t[l], a + from, to - from);
                     }
                     if (src[e] >= c && src[e] < c + w) ds[e] = a[src[e] - c];
                 }
@@ -144,5 +133,4 @@ void NAME(gating_backward)(const REAL *grad, const REAL *source, const REAL *tra
     }
 }
 
-#undef AXPY
 #undef CLIP

@@ -5,12 +5,16 @@
 
 #define REAL float
 #define NAME(x) x##_f32
+#include "vector.c"
 #include "gating.c"
+#include "scan.c"
 #undef REAL
 #undef NAME
 
 #define REAL double
 #define NAME(x) x##_f64
+#include "vector.c"
 #include "gating.c"
+#include "scan.c"
 #undef REAL
 #undef NAME
