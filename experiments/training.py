@@ -186,6 +186,10 @@ class History(Callback):
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Mean over all epochs but the first, which pays for every start-up."""
-        seconds = [epoch["seconds"] for epoch in self.epochs]
-        return sum(seconds[1:] or seconds) / max(1, len(seconds[1:] or seconds))
+        return seconds_per_epoch(self.epochs)
+
+
+def seconds_per_epoch(epochs: list[dict[str, float]]) -> float:
+    """Mean over all epochs but the first, which pays for every start-up."""
+    seconds = [epoch["seconds"] for epoch in epochs]
+    return sum(seconds[1:] or seconds) / max(1, len(seconds[1:] or seconds))

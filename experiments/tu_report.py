@@ -6,27 +6,11 @@ import json
 import statistics
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from datasets import InputError
 from datasets.tu import NAMES
-from experiments import published
+from experiments import published, reporting
 
 FOLDS = 10
-# Rows in the order of the table: title, and the published row it stands beside.
-ROWS = {
-    "gat": ("GAT", "GAT"),
-    "gcn": ("GCN", "GCN"),
-    "gin": ("GIN", "GIN"),
-    "lstm_gnn": ("LSTM-GNN", "LSTM-GNN"),
-    "mpnn": ("MPNN", "MPNN"),
-    "plstm": ("pLSTM", "pLSTM"),
-    "plstm_random": ("pLSTM, orientations drawn, 8 averaged", None),
-    "plstm_random_4": ("pLSTM, orientations drawn, 4 averaged", None),
-    "plstm_local": ("pLSTM + GINE", None),
-    "plstm_local_random": ("pLSTM + GINE, orientations drawn, 8 averaged", None),
-}
 LEGEND = (
     "Test accuracy at the first epoch of best validation accuracy: mean and standard deviation of "
     "10 folds, below the published mean. AVG: mean of the four sets. * not all folds done, or not "
@@ -47,8 +31,8 @@ def read(folder: Path) -> dict[str, dict[str, dict]]:
     rows: dict[str, dict[str, dict]] = {}
     for result in found:
         rows.setdefault(result["row"], {})[result["dataset"]] = result
-    known = [row for row in ROWS if row in rows]
-    return {row: rows[row] for row in (*known, *(row for row in rows if row not in ROWS))}
+    known = [row for row in reporting.TITLES if row in rows]
+    return {row: rows[row] for row in (*known, *(row for row in rows if row not in known))}
 
 
 def table(folder: Path) -> tuple[list[str], list[list[str]]]:
@@ -56,9 +40,8 @@ def table(folder: Path) -> tuple[list[str], list[list[str]]]:
     heading = ["model", *NAMES, "AVG", "parameters", "s/epoch"]
     cells = []
     for row, results in read(folder).items():
-        title, source = ROWS.get(row, (row, None))
-        if source is not None:
-            numbers = published.TU[source]
+        title = reporting.title(row)
+        if numbers := published.TU.get(row):
             values = [f"{numbers[key]:.4f}" for key in (*NAMES, "AVG")]
             cells.append([f"{title}, published", *values, "", ""])
         cells.append([title, *_ours(results)])
@@ -100,13 +83,6 @@ def report(folder: Path) -> dict[str, dict[str, dict]]:
         folder: of the results, --out of the training.
     """
     heading, cells = table(folder)
-    # Without rules, so that it fits a terminal.
-    view = Table(title="TU sets", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in heading:
-        view.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
-    for row in cells:
-        view.add_row(*row)
-    console = Console()
-    console.print(view)
-    console.print(LEGEND, markup=False, highlight=False)
+    reporting.print_cells("TU sets", heading, cells)
+    reporting.print_note(LEGEND)
     return read(folder)

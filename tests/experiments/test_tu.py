@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import datasets
-from experiments import tu, tu_report
+from experiments import reporting, tu, tu_report
 
 CONFIGS = Path(__file__).resolve().parents[2] / "experiments" / "configs"
 
@@ -59,7 +59,7 @@ def test_every_row_runs(path, root, tmp_path):
     args = ["--config", str(path), "--sets", "PTC_FM", "--protocol.epochs", "1", "--folds", "1"]
     args += ["--limit", "60", "--data-root", str(root), "--out", str(tmp_path)]
     (result,) = tu.main(args)
-    assert path.stem == f"tu_{result['row']}" and result["row"] in tu_report.ROWS
+    assert path.stem == f"tu_{result['row']}" and result["row"] in reporting.TITLES
     assert 200_000 < result["parameters"] < 300_000
     name = result["model"]["name"]
     assert result["model"]["readout"] == ("mean" if name == "plstm" else "sum")
