@@ -29,12 +29,6 @@ def read(folder: Path, study: str) -> dict[str, dict[str, list[dict]]]:
     return sets
 
 
-def score(result: dict) -> float:
-    """A run's test score: the benchmark's own evaluation where it has one."""
-    official = result.get("official")
-    return next(iter(official.values())) if official else result[f"test_{result['metric']}"]
-
-
 def table(rows: dict[str, list[dict]], published: dict[str, float]) -> tuple[list[str], list]:
     """Headings and cells of one data set.
 
@@ -45,7 +39,7 @@ def table(rows: dict[str, list[dict]], published: dict[str, float]) -> tuple[lis
     heading = ["model", "test", "published", "seeds", "epochs", "parameters", "s/epoch"]
     cells = []
     for row, runs in rows.items():
-        values = [score(run) for run in runs]
+        values = [run[f"test_{run['metric']}"] for run in runs]
         spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
         partial = any(not run["finished"] or run["limit"] is not None for run in runs)
         done = [run["epochs_done"] for run in runs]
@@ -59,7 +53,7 @@ def table(rows: dict[str, list[dict]], published: dict[str, float]) -> tuple[lis
                 str(len(runs)),
                 f"{least}{max(done)}/{runs[0]['protocol']['epochs']}",
                 f"{runs[0]['parameters']:,}",
-                f"{statistics.mean(run['seconds_per_epoch'] for run in runs):.1f}",
+                f"{statistics.mean(run['train_seconds_per_epoch'] for run in runs):.1f}",
             ]
         )
     return heading, cells
@@ -67,7 +61,7 @@ def table(rows: dict[str, list[dict]], published: dict[str, float]) -> tuple[lis
 
 LEGEND = (
     "Test score at the first epoch of best validation score: mean and standard deviation of the "
-    "seeds. * not all epochs done, or not all graphs used."
+    "seeds. Seconds per epoch: of training. * not all epochs done, or not all graphs used."
 )
 
 

@@ -106,7 +106,7 @@ def fit(
         folder: of logs and checkpoints: best.ckpt and last.ckpt.
         monitor: logged value that picks the best epoch.
         mode: "min" or "max" of it.
-        callbacks: more of them.
+        callbacks: more of them; what they add to the history is written.
     """
     history = History()
     progress = Progress(path, settings, history, summary)
@@ -114,7 +114,7 @@ def fit(
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, **keep)
     last = ModelCheckpoint(folder, "last", **keep)  # after best, whose state it holds
     logs = TensorBoardLogger(folder, "", "tensorboard")
-    trainer = make_trainer(protocol, history, progress, *callbacks, best, last, logger=logs)
+    trainer = make_trainer(protocol, history, *callbacks, progress, best, last, logger=logs)
     checkpoint = folder / "last.ckpt"
     if not path.exists() and trainer.is_global_zero:
         checkpoint.unlink(missing_ok=True)  # of a run whose settings are unknown

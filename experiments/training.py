@@ -157,7 +157,7 @@ def adamw(module: L.LightningModule) -> dict:
 
 
 class History(Callback):
-    """Every logged value of every epoch, and the seconds it took with its validation.
+    """Every logged value of every epoch, the seconds it took, and those without its validation.
 
     It is part of a checkpoint, so that a resumed run has all epochs.
     """
@@ -174,9 +174,13 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._start = time.perf_counter()
 
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._trained = time.perf_counter()
+
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         values["seconds"] = time.perf_counter() - self._start
+        values["train_seconds"] = self._trained - self._start
         self.epochs.append(values)
 
     @property
@@ -189,7 +193,7 @@ class History(Callback):
         return seconds_per_epoch(self.epochs)
 
 
-def seconds_per_epoch(epochs: list[dict[str, float]]) -> float:
+def seconds_per_epoch(epochs: list[dict[str, float]], key: str = "seconds") -> float:
     """Mean over all epochs but the first, which pays for every start-up."""
-    seconds = [epoch["seconds"] for epoch in epochs]
+    seconds = [epoch[key] for epoch in epochs]
     return sum(seconds[1:] or seconds) / max(1, len(seconds[1:] or seconds))
