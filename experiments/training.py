@@ -106,12 +106,14 @@ class GraphModule(L.LightningModule):
         out = out * self.std + self.mean if self.hparams.task == "regression" else out.sigmoid()
         return out.unflatten(0, (-1, self.hparams.average)).mean(1)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_loss(self, batch: Batch) -> Tensor:
         out = self.net(batch)
         if self.hparams.task == "regression":
-            loss = LOSSES[self.hparams.loss](out, (batch.y - self.mean) / self.std)
-        else:
-            loss = F.binary_cross_entropy_with_logits(out, batch.y)
+            return LOSSES[self.hparams.loss](out, (batch.y - self.mean) / self.std)
+        return F.binary_cross_entropy_with_logits(out, batch.y)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        loss = self.training_loss(batch)
         options = {"on_step": False, "on_epoch": True, "sync_dist": True}
         self.log("loss", loss, batch_size=batch.num_graphs, **options)
         return loss
