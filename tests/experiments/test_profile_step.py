@@ -61,9 +61,9 @@ def test_time_belongs_to_the_innermost_stage():
 
 def test_backward_time_belongs_to_the_stage_of_the_forward_pass():
     stages = Stages()
-    x = torch.randn(300, 300, requires_grad=True)
+    x, few = torch.randn(500, 500, requires_grad=True), torch.ones(2, requires_grad=True)
     with stages.stage("small"):
-        y = x[:2, :2] * 2.0
+        y = few * 2.0
     with stages.stage("large"):
         z = x @ x @ x
     shares = backward_shares(z.sum() + y.sum(), stages)
