@@ -175,14 +175,16 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._start = time.perf_counter()
+        self._trained = None
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values["seconds"] = time.perf_counter() - self._start
-        values["train_seconds"] = self._trained - self._start
+        end = time.perf_counter()
+        values["seconds"] = end - self._start
+        values["train_seconds"] = (self._trained or end) - self._start
         self.epochs.append(values)
 
     @property
