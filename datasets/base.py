@@ -1,4 +1,4 @@
-"""What every data set of graphs with one target looks like, and where its files live."""
+"""What every data set of graphs with targets looks like, and where its files live."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-TASKS = ("regression", "binary")
+TASKS = ("regression", "binary", "multilabel")
 SPLITS = ("train", "valid", "test")
 
 
@@ -27,18 +27,18 @@ def data_root(root: str | Path | None = None) -> Path:
 
 @dataclass
 class GraphDataset:
-    """Graphs with one target each, and their split.
+    """Graphs with one or several targets each, and their split.
 
     Args:
         name: as given on the command line.
-        task: ``"regression"`` or ``"binary"`` (target 0 or 1).
+        task: ``"regression"``, ``"binary"`` (target 0 or 1) or ``"multilabel"`` (several such).
         graphs: each with ``x`` [N, F], ``edge_index`` [2, M], ``edge_attr`` [M, F'] or none, and
-            ``y`` [1] float32. ``x`` and ``edge_attr`` are integers (OGB's atom and bond features)
-            or both floats.
+            ``y`` float32, [1] or for T targets [1, T]. ``x`` and ``edge_attr`` are integers
+            (OGB's atom and bond features) or both floats.
         split: "train", "valid" and "test" with the rows of ``graphs``, disjoint.
         notes: what a user should know of this load: bad rows, duplicates.
-        evaluator: the benchmark's own metric, (pred [B], target [B]) -> {name: value}, where
-            there is one.
+        evaluator: the benchmark's own metric, (pred, target, shaped as the targets) -> {name:
+            value}, where there is one.
     """
 
     name: str
@@ -67,5 +67,5 @@ class GraphDataset:
         return [self.graphs[i] for i in self.split[name][:limit].tolist()]
 
     def targets(self, name: str) -> Tensor:
-        """[B] the targets of a part."""
+        """[B], or [B, T] for T targets: those of a part."""
         return torch.cat([graph.y for graph in self.part(name)])

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 import datasets
-from experiments import cli
+from experiments import cli, resuming
 from experiments.arrow_report import report
 from experiments.arrow_runs import run
 from experiments.fitting import Protocol, quiet
@@ -102,7 +102,8 @@ def train(
     if quick:
         epochs, train_size = min(epochs, QUICK["epochs"]), min(train_size, QUICK["train_size"])
         valid_size, test_size = (min(n, QUICK["eval_size"]) for n in (valid_size, test_size))
-    names, numbers = _names(variants), _seeds(str(seeds))
+    names = cli.names("variants", variants, tuple(VARIANTS))
+    numbers = cli.integers("seeds", seeds)
     if min(epochs, train_size, valid_size, test_size, batch_size) < 1:
         raise datasets.InputError("expected epochs, batch_size and all sizes of 1 or more")
     quiet()
@@ -112,19 +113,17 @@ def train(
     )
     data = {"image_size": image_size, "scale": scale}
     data |= {"train_size": train_size, "valid_size": valid_size, "test_size": test_size}
-    # Not part of what must stay the same: a run may go on elsewhere.
-    hardware = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
     console = Console(quiet=rank_zero_only.rank != 0)  # one voice under DDP
     results = []
     for seed in numbers:
         protocol = Protocol(
             epochs, warmup_epochs, batch_size, lr, weight_decay, patience=epochs, seed=seed,
-            **hardware,
+            accelerator=accelerator, devices=devices, strategy=strategy,
         )  # fmt: skip
         for name in names:
             config = _config(name, plstm, vit_pooling)
-            fixed = {k: v for k, v in asdict(protocol).items() if k not in hardware}
-            settings = {"variant": name, "model": asdict(config), "data": data, "protocol": fixed}
+            settings = {"variant": name, "model": asdict(config), "data": data}
+            settings["protocol"] = resuming.lasting(protocol)
             result = run(settings, config, protocol, out)
             if result["epochs_done"]:
                 console.print(
@@ -135,22 +134,6 @@ def train(
                 )
             results.append(result)
     return results
-
-
-def _names(variants: str) -> list[str]:
-    names = [name.strip() for name in variants.split(",")]
-    if unknown := [name for name in names if name not in VARIANTS]:
-        raise datasets.InputError(f"expected variants out of {', '.join(VARIANTS)}, got {unknown}")
-    return names
-
-
-def _seeds(seeds: str) -> list[int]:
-    try:
-        return [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise datasets.InputError(
-            f"expected seeds as integers separated by commas, got {seeds!r}"
-        ) from None
 
 
 def _config(variant: str, plstm: VisionConfig, vit_pooling: str) -> VisionConfig:

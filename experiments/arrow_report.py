@@ -15,17 +15,9 @@ from scipy.stats import t as student
 
 import datasets
 from experiments import reporting
+from experiments.published import ARROW_POINTING
 
 CONFIDENCE = 0.9
-# Test and ext accuracy in the paper, 5 seeds at 192 pixels, 100,000 images, 50 epochs.
-PUBLISHED = {
-    "P+D": (0.972, 0.778),
-    "P": (0.978, 0.746),
-    "D": (0.957, 0.828),
-    "no position": (0.975, 0.769),
-    "gate biases only": (0.975, 0.784),
-    "ViT": (0.915, 0.707),
-}
 COLOURS = ("#d55e00", "#e69f00", "#0072b2", "#009e73", "#56b4e9", "#555555")
 LEGEND = (
     "Accuracy at the first epoch of best validation accuracy, mean over seeds and its "
@@ -36,12 +28,6 @@ LEGEND = (
     "at 192 pixels, 100,000 images an epoch, 50 epochs, 5 seeds; only runs of that size compare. "
     "* not all epochs done: its numbers are those so far."
 )
-
-
-def chosen_epoch(epochs: list[dict[str, float]]) -> int:
-    """The first epoch (from 0) that reaches the best validation accuracy."""
-    accuracy = [epoch["valid_accuracy"] for epoch in epochs]
-    return accuracy.index(max(accuracy))
 
 
 def interval(values: list[float]) -> tuple[float, float | None]:
@@ -61,7 +47,7 @@ def report(folder: Path, out: Path | None = None) -> dict:
         out: where to write; default the folder itself.
     """
     runs = read(folder)
-    rows = {variant: _row(runs[variant]) for variant in PUBLISHED if variant in runs}
+    rows = {variant: _row(runs[variant]) for variant in ARROW_POINTING if variant in runs}
     result = {
         "confidence": CONFIDENCE,
         "legend": LEGEND,
@@ -133,7 +119,7 @@ def _cells(variant: str, row: dict) -> list[str]:
         variant + ("" if row["finished"] == len(row["seeds"]) else " *"),
         accuracy("test"),
         accuracy("ext"),
-        " / ".join(f"{value:.3f}" for value in PUBLISHED[variant]),
+        " / ".join(f"{value:.3f}" for value in ARROW_POINTING[variant]),
         str(len(row["seeds"])),
         f"{done}/{row['epochs']}",
         f"{row['parameters']:,}",
@@ -159,7 +145,7 @@ def plot_curves(path: Path, runs: dict[str, list[dict]]) -> None:
     """Validation and ext accuracy over the epochs: means over seeds, confidence as bands."""
     figure, row = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
     for axes, part, title in zip(row, ("valid", "ext"), ("validation", "ext: twice the side")):
-        for variant, colour in zip(PUBLISHED, COLOURS):
+        for variant, colour in zip(ARROW_POINTING, COLOURS):
             if variant not in runs:
                 continue
             curves = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jsonargparse import auto_cli
@@ -23,6 +23,28 @@ def normal(arg: str) -> str:
     if name in SWITCHES and not value:
         value = ["true"]
     return "=".join(["--" + name, *value])
+
+
+def names(option: str, text: str, known: Sequence[str]) -> list[str]:
+    """The words of an option that takes several, separated by commas.
+
+    Raises:
+        InputError: if one of them is not ``known``.
+    """
+    found = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in found if name not in known]:
+        raise InputError(f"expected {option} out of {', '.join(known)}, got {unknown}")
+    return found
+
+
+def integers(option: str, text: str | int) -> list[int]:
+    """The integers of an option that takes several, separated by commas."""
+    try:
+        return [int(word) for word in str(text).split(",")]
+    except ValueError:
+        raise InputError(
+            f"expected {option} as integers separated by commas, got {text!r}"
+        ) from None
 
 
 def run(

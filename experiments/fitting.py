@@ -28,7 +28,22 @@ from experiments.training import MONITOR, GraphModule, History
 
 @dataclass(frozen=True)
 class Protocol:
-    """What all models of a comparison share. See :func:`experiments.molecules.train`."""
+    """What all models of a comparison share.
+
+    Args:
+        epochs: most epochs of each model.
+        warmup_epochs: epochs of rising learning rate.
+        batch_size: graphs per step and device.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        patience: epochs without a better validation metric before a model stops, where a study
+            stops early.
+        seed: of initialisation, batches and orientations.
+        accelerator: auto, cpu or gpu.
+        devices: number of devices.
+        strategy: auto, or ddp for several devices.
+        workers: processes that load batches.
+    """
 
     epochs: int = 20
     warmup_epochs: int = 2
@@ -45,7 +60,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained model: its predictions [B] for the test set, and how it came about."""
+    """A trained model: its predictions for the test set, and how it came about."""
 
     config: ModelConfig
     pred: Tensor
@@ -86,6 +101,46 @@ def make_trainer(
     )
 
 
+def make_module(
+    config: ModelConfig,
+    train: list[Data],
+    task: str,
+    protocol: Protocol,
+    average: int = 1,
+    orientation: str = "canonical",
+    loss: str = "mse",
+) -> GraphModule:
+    """A module with the scale of the training targets; see :class:`GraphModule`.
+
+    Args:
+        config: the model.
+        train: graphs of the training set.
+        task: "regression", "binary" or "multilabel".
+        protocol: learning rate and so on.
+        average: copies of each graph in validation batches.
+        orientation: of pLSTM's graphs.
+        loss: of regression: "mse" or "l1".
+    """
+    mean, std = 0.0, 1.0
+    if task == "regression":
+        y = torch.cat([graph.y for graph in train])
+        std = y.std(0, correction=0)
+        mean, std = y.mean(0).tolist(), std.where(std > 0, 1.0).tolist()
+    return GraphModule(
+        to_dict(config),
+        to_dict(Inputs.of(train[0])),
+        task,
+        mean=mean,
+        std=std,
+        loss=loss,
+        lr=protocol.lr,
+        weight_decay=protocol.weight_decay,
+        warmup_epochs=protocol.warmup_epochs,
+        orientation=orientation,
+        average=average,
+    )
+
+
 def fit(
     config: ModelConfig,
     parts: dict[str, list[Data]],
@@ -100,7 +155,7 @@ def fit(
     Args:
         config: the model.
         parts: "train", "valid" and "test" graphs.
-        task: "regression" or "binary".
+        task: "regression", "binary" or "multilabel".
         protocol: how to train.
         out: folder; the checkpoint is ``out``/checkpoints/NAME.ckpt.
         orientation: of pLSTM's graphs, see :mod:`experiments.loading`.
@@ -111,20 +166,7 @@ def fit(
     """
     L.seed_everything(protocol.seed, workers=True, verbose=False)
     views = Views.of(config, parts, protocol.batch_size, orientation, average, protocol.seed)
-    y = torch.cat([graph.y for graph in parts["train"]])
-    scaled = task == "regression"
-    module = GraphModule(
-        to_dict(config),
-        to_dict(Inputs.of(parts["train"][0])),
-        task,
-        mean=float(y.mean()) if scaled else 0.0,
-        std=float(y.std(correction=0)) or 1.0 if scaled else 1.0,
-        lr=protocol.lr,
-        weight_decay=protocol.weight_decay,
-        warmup_epochs=protocol.warmup_epochs,
-        orientation=orientation,
-        average=views.average,
-    )
+    module = make_module(config, parts["train"], task, protocol, views.average, orientation)
     metric, mode = MONITOR[task]
     best = ModelCheckpoint(
         out / "checkpoints", config.name, monitor=f"valid_{metric}", mode=mode,
@@ -151,6 +193,6 @@ def fit(
 def predict(
     module: GraphModule, batches: Sequence[Batch], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """[B] predictions for all batches, in the target's unit or as probabilities."""
+    """[B] or [B, T] predictions for all batches, in the target's unit or as probabilities."""
     module = module.to(device).eval()
     return torch.cat([module.predict(batch.to(device)).cpu() for batch in batches])

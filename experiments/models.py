@@ -10,8 +10,9 @@ from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from datasets.base import InputError
 from experiments import baselines
-from experiments.baselines import LocalGNN, LocalLayer, make_conv
+from experiments.baselines import LocalGNN, LocalLayer, RecurrentGNN, make_conv
 from experiments.readout import SumMean
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTM
@@ -21,16 +22,19 @@ NAMES = ("plstm", *baselines.NAMES)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model reads: integer OGB features, or floats of the given widths."""
+    """What a model reads, integer OGB features or floats of the given widths, and how many
+    targets it predicts for a graph."""
 
     molecular: bool
     node_dim: int
     edge_dim: int | None
+    targets: int = 1
 
     @classmethod
     def of(cls, graph: Data) -> Inputs:
         edge_dim = None if graph.edge_attr is None else graph.edge_attr.size(1)
-        return cls(not graph.x.is_floating_point(), graph.x.size(1), edge_dim)
+        targets = 1 if graph.y is None else graph.y.size(-1)
+        return cls(not graph.x.is_floating_point(), graph.x.size(1), edge_dim, targets)
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,13 @@ class ModelConfig:
         name: one of :data:`NAMES`.
         hidden: width.
         layers: number of blocks.
-        heads: heads of pLSTM and GATv2.
+        heads: heads of pLSTM, GAT and GATv2.
         dropout: dropout.
         readout: "mean", "sum", "max" or "summean" (:class:`SumMean`) over the nodes of a graph.
-        local: a baseline whose layer stands beside each pLSTM layer, as in GPS; None for none.
+        local: one of ``baselines.LOCAL``, a layer beside each pLSTM layer, as in GPS; None for
+            none.
         options: further arguments of :class:`plstm_graph.nn.PLSTM`.
+        virtual_node: for ``baselines.LOCAL``: a node that all others of a graph are joined to.
     """
 
     name: str
@@ -56,36 +62,62 @@ class ModelConfig:
     readout: str = "mean"
     local: str | None = None
     options: dict | None = None
+    virtual_node: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise InputError(f"expected a model out of {', '.join(NAMES)}, got {self.name!r}")
+        if self.local is not None and self.local not in baselines.LOCAL:
+            raise InputError(
+                f"expected local out of {', '.join(baselines.LOCAL)} or null, got {self.local!r}"
+            )
+        if self.virtual_node and self.name not in baselines.LOCAL:
+            raise InputError(
+                f"expected virtual_node with one of {', '.join(baselines.LOCAL)}, got "
+                f"{self.name}; leave it out"
+            )
+        only_plstm = [key for key in ("local", "options") if getattr(self, key) is not None]
+        if only_plstm and self.name != "plstm":
+            raise InputError(
+                f"expected {' and '.join(only_plstm)} with plstm only, got {self.name}; leave out"
+            )
 
 
 class GraphNet(nn.Module):
-    """pLSTM or a baseline behind the same encoders of nodes and edges: Batch -> [B]."""
+    """pLSTM or a baseline behind the same encoders of nodes and edges.
+
+    Shapes:
+        a batch of B graphs -> [B], or [B, targets] where there are several targets.
+    """
 
     def __init__(self, config: ModelConfig, inputs: Inputs) -> None:
         super().__init__()
         width = config.hidden
+        name, layers, targets = config.name, config.layers, inputs.targets
         arguments = {
-            "heads": config.heads,
             "dropout": config.dropout,
             "readout": SumMean() if config.readout == "summean" else config.readout,
             "node_encoder": _encoder(AtomEncoder, inputs.node_dim, inputs, width),
             "edge_encoder": None,
         }
-        if inputs.edge_dim is not None and config.name != "gin":
+        if inputs.edge_dim is not None and name not in baselines.EDGELESS:
             arguments["edge_encoder"] = _encoder(BondEncoder, inputs.edge_dim, inputs, width)
-        self.uses_line_graph = config.name == "plstm"
+        self.uses_line_graph = name == "plstm"
         if self.uses_line_graph:
-            options = config.options or {}
+            arguments |= {"heads": config.heads, **(config.options or {})}
             local = _local_branch(config) if config.local else None
-            self.core = PLSTM(width, width, config.layers, 1, local=local, **arguments, **options)
+            self.core = PLSTM(width, width, layers, targets, local=local, **arguments)
+        elif name in baselines.RECURRENT:
+            self.core = RecurrentGNN(name, width, layers, targets, **arguments)
         else:
-            self.core = LocalGNN(config.name, width, config.layers, 1, **arguments)
+            arguments |= {"heads": config.heads, "virtual_node": config.virtual_node}
+            self.core = LocalGNN(name, width, layers, targets, **arguments)
 
     def forward(self, batch: Data) -> Tensor:
         more = {"line_graph": LineGraph.from_data(batch)} if self.uses_line_graph else {}
         edge_attr = batch.edge_attr if self.core.edge_encoder is not None else None
         out = self.core(batch.x, batch.edge_index, edge_attr, batch=batch.batch, **more)
-        return out.view(-1)
+        return out.squeeze(-1)
 
 
 def _encoder(embedding: type[nn.Module], dim: int, inputs: Inputs, width: int) -> nn.Module:

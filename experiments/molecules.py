@@ -78,13 +78,14 @@ def train(
         task: regression or binary; by default, binary if all targets of the CSV are 0 or 1.
         fold: fold of the 10-fold cross-validation, for the TU sets.
         data_root: folder of the data sets; default PLSTM_DATA_ROOT or ~/.cache/plstm_graph.
-        models: which of plstm, gine, gin, gatv2 to train, separated by commas.
+        models: which of plstm, gine, gin, gatv2, gat, gcn, mpnn, lstm_gnn to train, separated by
+            commas.
         hidden: width of pLSTM; the baselines get the width that meets its parameter count.
         layers: blocks of pLSTM.
-        heads: heads of pLSTM and GATv2.
+        heads: heads of pLSTM, GAT and GATv2.
         dropout: of pLSTM.
         readout: of pLSTM: mean, sum, max, or summean (half of the channels each).
-        local: layer beside each pLSTM layer: gine, gin, gatv2 or null for none.
+        local: layer beside each pLSTM layer: gine, gin, gatv2, gat, gcn or null for none.
         ffn_ratio: width of pLSTM's feed-forward over its own; 0 for none.
         norm: before each pLSTM layer: layer_norm, batch_norm, ... or null for none.
         head_norm: whether each head of pLSTM is normalised.

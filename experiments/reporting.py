@@ -25,11 +25,21 @@ from torchmetrics.functional.classification import binary_accuracy, binary_auroc
 
 matplotlib.use("Agg")  # pictures are files; no display is needed
 
+# Models and rows of tables, in the order of the tables; then metrics.
 TITLES = {
-    "plstm": "pLSTM",
-    "gine": "GINE",
+    "gat": "GAT",
+    "gcn": "GCN",
     "gin": "GIN",
+    "gin_virtual": "GIN + virtual node",
+    "gine": "GINE",
     "gatv2": "GATv2",
+    "lstm_gnn": "LSTM-GNN",
+    "mpnn": "MPNN",
+    "plstm": "pLSTM",
+    "plstm_random": "pLSTM, orientations drawn",
+    "plstm_random_4": "pLSTM, orientations drawn, 4 averaged",
+    "plstm_local": "pLSTM + GINE",
+    "plstm_local_random": "pLSTM + GINE, orientations drawn",
     "vit": "ViT",
     "cnn": "CNN",
     "rmse": "RMSE",
@@ -37,6 +47,7 @@ TITLES = {
     "r2": "r2",
     "roc_auc": "ROC-AUC",
     "rocauc": "ROC-AUC (OGB)",
+    "average_precision": "average precision",
     "accuracy": "accuracy",
 }
 # One colour a model in every picture, told apart also by colour-blind readers.
@@ -143,6 +154,21 @@ def print_table(heading: str, rows: dict[str, dict], console: Console | None = N
             str(row["epochs"]),
         )
     (console or Console()).print(table)
+
+
+def print_cells(heading: str, columns: list[str], cells: list[list[str]]) -> None:
+    """A table of text, without rules, so that it fits a terminal; the first column is a name."""
+    table = Table(title=heading, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def print_note(text: str) -> None:
+    """Plain text below a table."""
+    Console().print(text, markup=False, highlight=False)
 
 
 def write_json(path: Path, content: dict) -> None:

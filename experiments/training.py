@@ -12,16 +12,33 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
-from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryAUROC,
+    MultilabelAveragePrecision,
+)
 
 from experiments.models import GraphNet, Inputs, ModelConfig
 
 # The metric that picks the best epoch, and whether more of it is better.
-MONITOR = {"regression": ("rmse", "min"), "binary": ("roc_auc", "max")}
+MONITOR = {
+    "regression": ("rmse", "min"),
+    "binary": ("roc_auc", "max"),
+    "multilabel": ("average_precision", "max"),
+}
+LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
-def epoch_metrics(task: str) -> MetricCollection:
+def chosen_epoch(epochs: list[dict[str, float]], metric: str, mode: str) -> int:
+    """The first epoch (from 0) that reaches the best value of ``metric``: "min" or "max" of it."""
+    values = [epoch[metric] for epoch in epochs]
+    return values.index((min if mode == "min" else max)(values))
+
+
+def epoch_metrics(task: str, targets: int = 1) -> MetricCollection:
     """Metrics of one epoch, from predictions in the target's unit or from probabilities."""
+    if task == "multilabel":  # the mean over labels of each one's average precision
+        return MetricCollection({"average_precision": MultilabelAveragePrecision(targets)})
     if task == "regression":
         return MetricCollection(
             {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError()}
@@ -32,15 +49,16 @@ def epoch_metrics(task: str) -> MetricCollection:
 class GraphModule(L.LightningModule):
     """A model with its loss, metrics and optimizer.
 
-    Regression is trained on the standardised target, binary classification on logits. AdamW,
-    linear warm-up, cosine decay to zero over the whole run, gradients clipped by the trainer.
+    Regression is trained on standardised targets, classification on logits. AdamW, linear
+    warm-up, cosine decay to zero over the whole run, gradients clipped by the trainer.
 
     Args:
         model: fields of :class:`ModelConfig`.
         inputs: fields of :class:`Inputs`.
-        task: "regression" or "binary".
-        mean: mean of the training targets (0 for binary).
-        std: their standard deviation (1 for binary).
+        task: "regression", "binary" or "multilabel".
+        mean: mean of the training targets, or one for each of several (0 for classes).
+        std: their standard deviation, likewise (1 for classes).
+        loss: of regression: "mse" or "l1".
         lr: peak learning rate.
         weight_decay: of AdamW.
         warmup_epochs: epochs of linear warm-up.
@@ -55,8 +73,9 @@ class GraphModule(L.LightningModule):
         inputs: dict,
         task: str,
         *,
-        mean: float = 0.0,
-        std: float = 1.0,
+        mean: float | list[float] = 0.0,
+        std: float | list[float] = 1.0,
+        loss: str = "mse",
         lr: float = 1e-3,
         weight_decay: float = 1e-2,
         warmup_epochs: int = 5,
@@ -65,35 +84,43 @@ class GraphModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.net = GraphNet(ModelConfig(**model), Inputs(**inputs))
+        signature = Inputs(**inputs)
+        self.net = GraphNet(ModelConfig(**model), signature)
+        # Known from the hyperparameters, so no part of the weights.
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
         # Validation reads one or two sets; the second, if any, is only recorded.
         self.parts = ("valid", "test")
-        self.scores = torch.nn.ModuleList(epoch_metrics(task) for _ in self.parts)
+        self.scores = torch.nn.ModuleList(
+            epoch_metrics(task, signature.targets) for _ in self.parts
+        )
 
     def forward(self, batch: Batch) -> Tensor:
-        """[B] standardised predictions or logits, averaged over the copies of each graph."""
+        """[B] or [B, T] standardised predictions or logits."""
         return self.net(batch)
 
     def predict(self, batch: Batch) -> Tensor:
-        """[B / average] predictions in the target's unit, or probabilities of class 1."""
+        """[B / average] or [B / average, T]: predictions in the target's unit or probabilities
+        of class 1, averaged over the copies of each graph."""
         out = self.net(batch)
-        hp = self.hparams
-        out = out.sigmoid() if hp.task == "binary" else out * hp.std + hp.mean
-        return out.view(-1, hp.average).mean(1)
+        out = out * self.std + self.mean if self.hparams.task == "regression" else out.sigmoid()
+        return out.unflatten(0, (-1, self.hparams.average)).mean(1)
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        out = self.net(batch)
+        if self.hparams.task == "regression":
+            return LOSSES[self.hparams.loss](out, (batch.y - self.mean) / self.std)
+        return F.binary_cross_entropy_with_logits(out, batch.y)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        hp = self.hparams
-        out = self.net(batch)
-        if hp.task == "binary":
-            loss = F.binary_cross_entropy_with_logits(out, batch.y)
-        else:
-            loss = F.mse_loss(out, (batch.y - hp.mean) / hp.std)
+        loss = self.training_loss(batch)
         options = {"on_step": False, "on_epoch": True, "sync_dist": True}
         self.log("loss", loss, batch_size=batch.num_graphs, **options)
         return loss
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         target = batch.y[:: self.hparams.average]
+        target = target if self.hparams.task == "regression" else target.long()
         self.scores[dataloader_idx].update(self.predict(batch), target)
 
     def on_validation_epoch_end(self) -> None:
@@ -132,7 +159,7 @@ def adamw(module: L.LightningModule) -> dict:
 
 
 class History(Callback):
-    """Every logged value of every epoch, and the seconds it took with its validation.
+    """Every logged value of every epoch, the seconds it took, and those without its validation.
 
     It is part of a checkpoint, so that a resumed run has all epochs.
     """
@@ -148,10 +175,16 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._start = time.perf_counter()
+        self._trained = None
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values["seconds"] = time.perf_counter() - self._start
+        end = time.perf_counter()
+        values["seconds"] = end - self._start
+        values["train_seconds"] = (self._trained or end) - self._start
         self.epochs.append(values)
 
     @property
@@ -161,6 +194,10 @@ class History(Callback):
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Mean over all epochs but the first, which pays for every start-up."""
-        seconds = [epoch["seconds"] for epoch in self.epochs]
-        return sum(seconds[1:] or seconds) / max(1, len(seconds[1:] or seconds))
+        return seconds_per_epoch(self.epochs)
+
+
+def seconds_per_epoch(epochs: list[dict[str, float]], key: str = "seconds") -> float:
+    """Mean over all epochs but the first, which pays for every start-up."""
+    seconds = [epoch[key] for epoch in epochs]
+    return sum(seconds[1:] or seconds) / max(1, len(seconds[1:] or seconds))

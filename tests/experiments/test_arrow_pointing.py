@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import datasets
-from experiments import arrow_pointing, arrow_report, arrow_runs
+from experiments import arrow_pointing, resuming
 from experiments.arrow_runs import ArrowBatches
 from experiments.image_training import ImageModule
 from experiments.reporting import write_json
+from experiments.training import chosen_epoch
 
 TINY = ["--accelerator", "cpu", "--width", "8", "--depth", "2", "--patch", "8", "--lr", "0.01"]
 
@@ -61,7 +62,7 @@ def test_stopped_run_ends_like_an_uninterrupted_one(variant, tmp_path, monkeypat
 
     written = path.read_text()
     with monkeypatch.context() as patch:  # finished ones are left alone
-        patch.setattr(arrow_runs, "make_trainer", None)
+        patch.setattr(resuming, "make_trainer", None)
         run(out, *more)
     assert path.read_text() == written
     with pytest.raises(SystemExit, match=r"same settings.*protocol.*another --out"):
@@ -99,7 +100,7 @@ def fabricated(variant, seed, valid, test, ext, epochs=2):
         {"valid_accuracy": v, "test_accuracy": a, "ext_accuracy": e, "train_seconds": 2.0}
         for v, a, e in zip(valid, test, ext)
     ]
-    best = arrow_report.chosen_epoch(rows)
+    best = chosen_epoch(rows, "valid_accuracy", "max")
     return {
         "variant": variant,
         "seed": seed,

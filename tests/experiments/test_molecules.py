@@ -93,7 +93,7 @@ def test_predict_reports_bad_smiles(trained, tmp_path, capsys):
         (["--csv", "CSV", "--target-column", "weight"], "target_column to be a column"),
         (["--csv", "CSV"], "target_column together with csv"),
         (["--dataset", "zinc"], "expected dataset one of"),
-        (["--models", "plstm,gcn"], "expected models out of plstm, gine"),
+        (["--models", "plstm,sage"], "expected models out of plstm, gine"),
         (["predict", "none.ckpt", "CSV"], "none.ckpt, which does not exist"),
     ],
 )

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
-from torch_geometric.data import Batch
+from sklearn.metrics import average_precision_score
+from torch_geometric.data import Batch, Data
 
+from experiments.baselines import EDGELESS
+from experiments.fitting import Protocol, make_module
 from experiments.loading import Views, collate_of, eval_batches
 from experiments.models import (
     NAMES,
@@ -15,7 +18,7 @@ from experiments.models import (
     to_dict,
 )
 from experiments.reporting import final_metrics
-from experiments.training import GraphModule
+from experiments.training import GraphModule, chosen_epoch, epoch_metrics
 from plstm_graph.dag.molecule import from_smiles
 
 
@@ -38,7 +41,7 @@ def test_batch_equals_its_parts(graphs, name):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gine", "gin", "gatv2"])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_baselines_meet_the_budget(graphs, name):
     inputs = Inputs.of(graphs[0])
     config = match_budget(ModelConfig(name, 0, 4), inputs, 120_000)
@@ -47,8 +50,76 @@ def test_baselines_meet_the_budget(graphs, name):
 
 
 def test_unknown_baseline(graphs):
-    with pytest.raises(ValueError, match="out of gine, gin, gatv2, got 'gcn'"):
-        GraphNet(ModelConfig("gcn", 16, 2), Inputs.of(graphs[0]))
+    with pytest.raises(ValueError, match=r"out of plstm, gine, .*, got 'sage'"):
+        ModelConfig("sage", 16, 2)
+    with pytest.raises(ValueError, match=r"local out of gine, gin, .* or null, got 'mpnn'"):
+        ModelConfig("plstm", 16, 2, local="mpnn")
+    with pytest.raises(ValueError, match=r"virtual_node with one of gine, .* got mpnn"):
+        ModelConfig("mpnn", 16, 2, virtual_node=True)
+    with pytest.raises(ValueError, match="local with plstm only, got gin"):
+        ModelConfig("gin", 16, 2, local="gine")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in EDGELESS])
+def test_edge_features_are_read(graphs, name):
+    torch.manual_seed(0)
+    net = GraphNet(ModelConfig(name, 16, 2), Inputs.of(graphs[0])).eval()
+    batch = collate_of(name, "canonical")(graphs)
+    out = net(batch)
+    batch.edge_attr = (batch.edge_attr + 1) % 2
+    assert not torch.allclose(net(batch), out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_edge_features(graphs, name):
+    plain = [Data(g.x.float(), g.edge_index) for g in graphs]
+    net = GraphNet(ModelConfig(name, 16, 2), Inputs.of(plain[0]))
+    net(collate_of(name, "index")(plain)).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_virtual_node_joins_all_nodes_of_a_graph(graphs):
+    """Two isolated atoms hear of each other through it, and of nothing in another graph."""
+    apart = [from_smiles(smiles) for smiles in ("C.O", "C.N", "CO")]
+    config = ModelConfig("gine", 16, 2, readout="sum", virtual_node=True)
+    torch.manual_seed(0)
+    net = GraphNet(config, Inputs.of(apart[0])).eval()
+    states = []
+    net.core.layers[1].register_forward_hook(lambda module, args, out: states.append(args[0]))
+    for pair in ([0, 2], [1, 2]):
+        net(Batch.from_data_list([apart[i] for i in pair]))
+    first, second = states
+    assert not torch.allclose(first[0], second[0])  # the carbon of C.O and of C.N
+    torch.testing.assert_close(first[2:], second[2:])
+
+
+def test_several_targets(graphs):
+    pair = [Data(**{**g.to_dict(), "y": torch.stack([g.y, 1 - 2 * g.y], 1)}) for g in graphs]
+    inputs = Inputs.of(pair[0])
+    assert inputs.targets == 2
+    module = make_module(ModelConfig("gin", 16, 2), pair, "regression", Protocol(), loss="l1")
+    module.eval()
+    batch = Batch.from_data_list(pair)
+    out = module(batch)
+    assert out.shape == (5, 2)
+    expected = out * batch.y.std(0, correction=0) + batch.y.mean(0)
+    torch.testing.assert_close(module.predict(batch), expected)
+
+
+def test_multilabel_metric_is_the_mean_over_labels():
+    torch.manual_seed(0)
+    pred, target = torch.rand(40, 3), (torch.rand(40, 3) < 0.3).long()
+    each = [average_precision_score(target[:, i], pred[:, i]) for i in range(3)]
+    metrics = epoch_metrics("multilabel", 3)
+    for rows in (slice(0, 25), slice(25, 40)):
+        metrics.update(pred[rows], target[rows])
+    assert metrics.compute()["average_precision"].item() == pytest.approx(sum(each) / 3)
+
+
+def test_first_epoch_with_the_best_value_counts():
+    epochs = [{"valid": value} for value in (0.5, 0.8, 0.7, 0.8, 0.5)]
+    assert chosen_epoch(epochs, "valid", "max") == 1
+    assert chosen_epoch(epochs, "valid", "min") == 0
 
 
 def test_copies_stand_side_by_side_and_differ(graphs):

@@ -1,0 +1,88 @@
+"""The table of the TU sets: our cross-validation beside the published one."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+from datasets import InputError
+from datasets.tu import NAMES
+from experiments import published, reporting
+
+FOLDS = 10
+LEGEND = (
+    "Test accuracy at the first epoch of best validation accuracy: mean and standard deviation of "
+    "10 folds, below the published mean. AVG: mean of the four sets. * not all folds done, or not "
+    "all graphs used. Seconds per epoch: of the largest set run, with its validation."
+)
+
+
+def read(folder: Path) -> dict[str, dict[str, dict]]:
+    """Row -> data set -> what its file holds; known rows first, in the order of the table."""
+    if not folder.is_dir():
+        raise InputError(f"expected the folder of a run, got {folder}: no folder")
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("tu_*.json"))]
+    if not found:
+        raise InputError(
+            f"expected results tu_ROW_SET.json in {folder}, got none; train first, with "
+            f"--out {folder}"
+        )
+    rows: dict[str, dict[str, dict]] = {}
+    for result in found:
+        rows.setdefault(result["row"], {})[result["dataset"]] = result
+    known = [row for row in reporting.TITLES if row in rows]
+    return {row: rows[row] for row in (*known, *(row for row in rows if row not in known))}
+
+
+def table(folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of cells: each published row, and below it ours."""
+    heading = ["model", *NAMES, "AVG", "parameters", "s/epoch"]
+    cells = []
+    for row, results in read(folder).items():
+        title = reporting.title(row)
+        if numbers := published.TU.get(row):
+            values = [f"{numbers[key]:.4f}" for key in (*NAMES, "AVG")]
+            cells.append([f"{title}, published", *values, "", ""])
+        cells.append([title, *_ours(results)])
+    return heading, cells
+
+
+def _ours(results: dict[str, dict]) -> list[str]:
+    values = [_accuracy(results[name]) if name in results else "" for name in NAMES]
+    complete = all(name in results and not _partial(results[name]) for name in NAMES)
+    means = [result["test_accuracy_mean"] for result in results.values()]
+    sizes = [result["parameters"] for result in results.values()]
+    least, most = f"{min(sizes):,}", f"{max(sizes):,}"
+    seconds = [
+        statistics.mean(fold["seconds_per_epoch"] for fold in result["folds"].values())
+        for result in results.values()
+    ]
+    return [
+        *values,
+        f"{statistics.mean(means):.4f}" if complete else "",
+        least if least == most else f"{least} - {most}",
+        f"{max(seconds):.2f}",
+    ]
+
+
+def _partial(result: dict) -> bool:
+    return len(result["folds"]) < FOLDS or result["limit"] is not None
+
+
+def _accuracy(result: dict) -> str:
+    sd = result["test_accuracy_sd"]
+    spread = "" if sd is None else f" ± {sd:.3f}"
+    return f"{result['test_accuracy_mean']:.4f}{spread}{' *' if _partial(result) else ''}"
+
+
+def report(folder: Path) -> dict[str, dict[str, dict]]:
+    """Print the table of all rows in a folder.
+
+    Args:
+        folder: of the results, --out of the training.
+    """
+    heading, cells = table(folder)
+    reporting.print_cells("TU sets", heading, cells)
+    reporting.print_note(LEGEND)
+    return read(folder)
