@@ -46,11 +46,13 @@ QUICK = {"epochs": 2, "train_size": 64, "eval_size": 16}
 def train(
     variants: str = ",".join(VARIANTS),
     seeds: str | int = "0,1,2",
-    image_size: int = 32,
-    scale: float = 1 / 6,
-    patch: int = 4,
+    image_size: int = 96,
+    scale: float = 0.5,
+    patch: int = 12,
+    stem: str = "conv",
+    bias: bool = False,
     width: int = 64,
-    heads: int = 2,
+    heads: int = 4,
     depth: int = 4,
     conv: int = 3,
     passthrough: bool = True,
@@ -78,6 +80,9 @@ def train(
         image_size: side of the training images in pixels; ext has twice as much.
         scale: of the shapes against the published ones.
         patch: side of a patch in pixels.
+        stem: of all models: linear, or conv, which sees an arrow wherever it lies in a patch.
+        bias: of all models' maps and norms. Without biases, and positions, blank patches stay
+            zero, so that more of them change nothing.
         width: of pLSTM; ViT gets the width that meets the parameter count of P+D.
         heads: heads of both.
         depth: blocks of both.
@@ -107,10 +112,10 @@ def train(
     if min(epochs, train_size, valid_size, test_size, batch_size) < 1:
         raise datasets.InputError("expected epochs, batch_size and all sizes of 1 or more")
     quiet()
-    options = {"conv": conv, "passthrough": passthrough}
     plstm = VisionConfig(
-        "plstm", (image_size, image_size), 1, 2, patch, width, depth, heads, pooling, options
-    )
+        "plstm", (image_size, image_size), 1, 2, patch, width, depth, heads, pooling, stem, bias,
+        {"conv": conv, "passthrough": passthrough},
+    )  # fmt: skip
     data = {"image_size": image_size, "scale": scale}
     data |= {"train_size": train_size, "valid_size": valid_size, "test_size": test_size}
     console = Console(quiet=rank_zero_only.rank != 0)  # one voice under DDP

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from datasets import InputError
 from experiments.models import closest_width, count_parameters
 from plstm_graph.nn import PLSTMVision
+from plstm_graph.nn.patches import PatchEmbedding
 
 NAMES = ("plstm", "vit", "cnn")
 
@@ -30,6 +31,8 @@ class VisionConfig:
         depth: blocks.
         heads: heads of pLSTM and ViT.
         pooling: of pLSTM "corners" or "mean", of ViT "token" or "mean".
+        stem: of pLSTM and ViT, see :class:`plstm_graph.nn.patches.PatchEmbedding`.
+        bias: of pLSTM and ViT, see :class:`plstm_graph.nn.PLSTMVision`.
         options: further arguments of :class:`plstm_graph.nn.PLSTMVision`.
     """
 
@@ -42,6 +45,8 @@ class VisionConfig:
     depth: int
     heads: int
     pooling: str = "mean"
+    stem: str = "linear"
+    bias: bool = True
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,7 +66,7 @@ def _make(c: VisionConfig) -> nn.Module:
     if c.name == "plstm":
         return PLSTMVision(
             tuple(c.image_size), c.patch, c.classes, width=c.width, depth=c.depth, heads=c.heads,
-            in_channels=c.channels, pooling=c.pooling, **c.options,
+            in_channels=c.channels, pooling=c.pooling, stem=c.stem, bias=c.bias, **c.options,
         )  # fmt: skip
     if c.name == "vit":
         return ViT(c)
@@ -93,41 +98,33 @@ class ViT(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        width, patch = config.width, config.patch
+        width = config.width
         if config.pooling not in ("token", "mean"):
             raise ValueError(f"expected pooling 'token' or 'mean', got {config.pooling!r}")
-        if any(side % patch for side in config.image_size):
-            raise ValueError(
-                f"expected images that patches of {patch} pixels divide, got {config.image_size}"
-            )
-        self.embed = nn.Conv2d(config.channels, width, patch, patch)
-        rows, columns = (side // patch for side in config.image_size)
-        self.position = nn.Parameter(torch.empty(1, width, rows, columns))
+        # Positions as large as the embedded patches: beside much smaller ones (0.02 is common for
+        # wide models) a narrow model takes the image for a bag of patches, and hardly learns.
+        self.embed = PatchEmbedding(
+            config.image_size, config.patch, config.channels, width, stem=config.stem,
+            position=0.5, bias=config.bias,
+        )  # fmt: skip
         token = nn.Parameter(torch.empty(1, 1, width)) if config.pooling == "token" else None
         self.register_parameter("token", token)
         self.blocks = nn.Sequential(
             *(
                 nn.TransformerEncoderLayer(
                     width, config.heads, 4 * width, dropout=0.0, activation="gelu",
-                    batch_first=True, norm_first=True,
+                    batch_first=True, norm_first=True, bias=config.bias,
                 )
                 for _ in range(config.depth)
             )
         )  # fmt: skip
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, bias=config.bias)
         self.head = nn.Linear(width, config.classes)
-        # As large as the embedded patches: beside much smaller ones (0.02 is common for wide
-        # models) a narrow model takes the image for a bag of patches, and hardly learns.
-        nn.init.normal_(self.position, std=0.5)
         if self.token is not None:
             nn.init.normal_(self.token, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.embed(images)
-        position = self.position
-        if position.shape[2:] != x.shape[2:]:
-            position = F.interpolate(position, x.shape[2:], mode="bicubic", align_corners=False)
-        x = (x + position).flatten(2).mT
+        x = self.embed(images).flatten(1, 2)
         if self.token is not None:
             x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
         x = self.norm(self.blocks(x))

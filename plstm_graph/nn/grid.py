@@ -45,7 +45,8 @@ class PLSTMGrid(torch.nn.Module):
         passthrough: learn p, starting at one. Default ``False``.
         gate_weights: False makes the gates biases alone. Default ``True``.
         gate_std: standard deviation of the gates' initial weights. Default 0.
-        bias: of the maps of query, key, value and output. Default ``True``.
+        bias: of the maps of query, key, value and output, and of the convolution.
+            Default ``True``.
         form: ``"auto"``; ``"gating"`` sums gating matrices; or a form of
             :func:`plstm_graph.ops.plstm`. Default ``"auto"``.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``. Default ``"auto"``.
@@ -105,7 +106,7 @@ class PLSTMGrid(torch.nn.Module):
         )
         self.conv = None
         if conv:
-            self.conv = CONVS[ndim](channels, channels, conv, groups=channels)
+            self.conv = CONVS[ndim](channels, channels, conv, groups=channels, bias=bias)
         passing = torch.nn.Parameter(torch.ones(channels)) if passthrough else None
         self.register_parameter("passthrough", passing)
         self.norm = HeadRMSNorm(heads, channels // heads)

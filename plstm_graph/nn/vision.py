@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from plstm_graph.nn.grid import PLSTMGrid
+from plstm_graph.nn.patches import PatchEmbedding
 
 POOLINGS = ("corners", "mean")
 #: Width and heads of the published sizes; all have 12 blocks and patches of 16 pixels.
@@ -27,6 +27,7 @@ class GridBlock(torch.nn.Module):
         heads: heads of the layer.
         ffn_ratio: width of the feed-forward's hidden layer over ``channels``.
         dropout: of both branches, and inside the feed-forward.
+        bias: of norms, layer and feed-forward. Default ``True``.
         **kwargs: of :class:`PLSTMGrid`.
 
     Shapes:
@@ -34,19 +35,26 @@ class GridBlock(torch.nn.Module):
     """
 
     def __init__(
-        self, channels: int, heads: int, *, ffn_ratio: float, dropout: float, **kwargs: Any
+        self,
+        channels: int,
+        heads: int,
+        *,
+        ffn_ratio: float,
+        dropout: float,
+        bias: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         hidden = round(channels * ffn_ratio)
-        self.norm = torch.nn.LayerNorm(channels)
-        self.layer = PLSTMGrid(channels, heads, **kwargs)
+        self.norm = torch.nn.LayerNorm(channels, bias=bias)
+        self.layer = PLSTMGrid(channels, heads, bias=bias, **kwargs)
         self.dropout = torch.nn.Dropout(dropout)
-        self.ffn_norm = torch.nn.LayerNorm(channels)
+        self.ffn_norm = torch.nn.LayerNorm(channels, bias=bias)
         self.ffn = torch.nn.Sequential(
-            torch.nn.Linear(channels, hidden),
+            torch.nn.Linear(channels, hidden, bias=bias),
             torch.nn.GELU(),
             torch.nn.Dropout(dropout),
-            torch.nn.Linear(hidden, channels),
+            torch.nn.Linear(hidden, channels, bias=bias),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,6 +82,12 @@ class PLSTMVision(torch.nn.Module):
         pooling: ``"corners"``, the mean of the four corner patches (as published: each corner has
             seen the whole image), or ``"mean"`` of all patches. Default ``"corners"``.
         position: add a learned position embedding. Default ``True``.
+        position_std: its initial standard deviation. Default 0.02.
+        stem: how patches are embedded: ``"linear"`` (as published) or ``"conv"``, see
+            :class:`~plstm_graph.nn.patches.PatchEmbedding`. Default ``"linear"``.
+        bias: of all maps and norms but the gates' and the head's. Without biases and position
+            embedding, a patch of zeros stays zero until something reaches it: however many
+            blank patches an image has, they say nothing. Default ``True``.
         conv: see :class:`PLSTMGrid`. Default 3.
         passthrough: see :class:`PLSTMGrid`. Default ``True``.
         ffn_ratio: width of the feed-forward's hidden layer over ``width``. Default 4.
@@ -102,6 +116,9 @@ class PLSTMVision(torch.nn.Module):
         modes: str = "PD",
         pooling: str = "corners",
         position: bool = True,
+        position_std: float = 0.02,
+        stem: str = "linear",
+        bias: bool = True,
         conv: int = 3,
         passthrough: bool = True,
         ffn_ratio: float = 4.0,
@@ -113,20 +130,20 @@ class PLSTMVision(torch.nn.Module):
             raise ValueError(f"expected modes as a pattern of 'P' and 'D', got {modes!r}")
         if pooling not in POOLINGS:
             raise ValueError(f"expected pooling as one of {POOLINGS}, got {pooling!r}")
-        self.patch_size = _pair("patch_size", patch_size)
         self.in_channels, self.num_classes, self.pooling = in_channels, num_classes, pooling
-        rows, columns = self._patches(*_pair("image_size", image_size))
-        self.embed = torch.nn.Conv2d(in_channels, width, self.patch_size, self.patch_size)
-        table = torch.nn.Parameter(torch.empty(1, width, rows, columns)) if position else None
-        self.register_parameter("position", table)
+        self.embed = PatchEmbedding(
+            image_size, patch_size, in_channels, width, stem=stem,
+            position=position_std if position else None, bias=bias,
+        )  # fmt: skip
+        self.patch_size = self.embed.patch_size
         self.blocks = torch.nn.ModuleList(
             GridBlock(
                 width, heads, ffn_ratio=ffn_ratio, dropout=dropout, mode=modes[i % len(modes)],
-                conv=conv, passthrough=passthrough, **kwargs,
+                conv=conv, passthrough=passthrough, bias=bias, **kwargs,
             )
             for i in range(depth)
         )  # fmt: skip
-        self.norm = torch.nn.LayerNorm(width)
+        self.norm = torch.nn.LayerNorm(width, bias=bias)
         self.head = torch.nn.Linear(width, num_classes)
         self.reset_parameters()
 
@@ -140,7 +157,6 @@ class PLSTMVision(torch.nn.Module):
         sizes = {"image_size": 224, "patch_size": 16, "width": width, "depth": 12, "heads": heads}
         return cls(num_classes=num_classes, **{**sizes, **kwargs})
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all parameters anew.
 
@@ -151,33 +167,11 @@ class PLSTMVision(torch.nn.Module):
         for module in self.modules():
             if module is not self and hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-        if self.position is not None:
-            torch.nn.init.trunc_normal_(self.position, std=0.02, a=-0.04, b=0.04)
-
-    def _patches(self, height: int, width: int) -> tuple[int, int]:
-        """Patches along each axis."""
-        rows, columns = self.patch_size
-        if height < 1 or width < 1 or height % rows or width % columns:
-            raise ValueError(
-                f"expected images that patches of {rows} x {columns} pixels divide, got "
-                f"{height} x {width}; pad or resize them"
-            )
-        return height // rows, width // columns
+        self.embed.reset_parameters()  # last: its maps have a start of their own
 
     def features(self, images: Tensor) -> Tensor:
         """[B, in_channels, Y, X] -> features of all patches [B, rows, columns, width]."""
-        if images.dim() != 4 or images.size(1) != self.in_channels:
-            raise ValueError(
-                f"expected images of shape [B, {self.in_channels}, Y, X], got {list(images.shape)}"
-            )
-        size = self._patches(*images.shape[2:])
         x = self.embed(images)
-        if self.position is not None:
-            position = self.position
-            if position.shape[2:] != size:
-                position = F.interpolate(position, size, mode="bicubic", align_corners=False)
-            x = x + position
-        x = x.movedim(1, -1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -190,10 +184,3 @@ class PLSTMVision(torch.nn.Module):
         else:
             x = x.mean((1, 2))
         return self.head(x)
-
-
-def _pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or any(not isinstance(s, int) or s < 1 for s in pair):
-        raise ValueError(f"expected {name} as one or two positive integers, got {size!r}")
-    return pair

@@ -53,14 +53,14 @@ def test_published_size():
 def test_position_embedding_is_interpolated():
     model = model_of()
     with torch.no_grad():
-        model.position.fill_(1.0)
+        model.embed.position.fill_(1.0)
         for block in model.blocks:
             block.layer.lin_out.weight.zero_()
             block.ffn[-1].weight.zero_()
     images = torch.zeros(1, 1, 16, 16)
     features = model.features(images)  # a constant stays one at any size
     assert torch.allclose(features, features[:, :1, :1].expand_as(features), atol=1e-5)
-    assert model_of(position=False).position is None
+    assert model_of(position=False).embed.position is None
 
 
 def test_pooled_corners():
