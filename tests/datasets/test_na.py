@@ -59,7 +59,7 @@ def test_missing_file(tmp_path):
 
 def test_too_short(tmp_path):
     write(tmp_path, [LINE] * 1005)
-    with pytest.raises(InputError, match="more than 1000 lines .* got 5 after them"):
+    with pytest.raises(InputError, match=r"more than 1000 lines .* got 5 after them"):
         na.load(tmp_path)
 
 
