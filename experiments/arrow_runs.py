@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 import datasets
-from experiments import reporting
 from experiments.arrow_report import chosen_epoch
 from experiments.fitting import Protocol, make_trainer
 from experiments.image_training import EVAL_FACTOR, loader, make_module
 from experiments.models import count_parameters
+from experiments.resuming import Progress, checkpoints, earlier, resume_from
 from experiments.training import History
 from experiments.vision_models import VisionConfig
 
@@ -38,29 +38,12 @@ class ArrowBatches(torch.utils.data.Dataset):
         return self.images.batch(range(start, min(start + self.batch_size, len(self.images))))
 
 
-class Progress(Callback):
-    """Write the results so far after every epoch."""
-
-    def __init__(self, path: Path, settings: dict, history: History) -> None:
-        self.path, self.settings, self.history = path, settings, history
-        self.epochs = settings["protocol"]["epochs"]
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.write()
-
-    def write(self) -> None:
-        epochs = self.history.epochs
-        result = {**self.settings, "finished": len(epochs) >= self.epochs, "epochs_done": 0}
-        if epochs:
-            best = chosen_epoch(epochs)
-            images = self.settings["data"]["train_size"]
-            seconds = sum(epoch["train_seconds"] for epoch in epochs)
-            result |= {f"{part}_accuracy": epochs[best][f"{part}_accuracy"] for part in PARTS}
-            result |= {"best_epoch": best + 1, "epochs_done": len(epochs)}
-            result["train_images_per_second"] = images * len(epochs) / seconds
-        environment = reporting.environment(self.settings["protocol"]["seed"])
-        reporting.write_json(self.path, {**result, **environment, "epochs": epochs})
+def _summary(settings: dict, epochs: list[dict[str, float]]) -> dict:
+    best, images = chosen_epoch(epochs), settings["data"]["train_size"]
+    seconds = sum(epoch["train_seconds"] for epoch in epochs)
+    result = {f"{part}_accuracy": epochs[best][f"{part}_accuracy"] for part in PARTS}
+    result["best_epoch"] = best + 1
+    return result | {"train_images_per_second": images * len(epochs) / seconds}
 
 
 def run(settings: dict, config: VisionConfig, protocol: Protocol, out: Path) -> dict:
@@ -68,9 +51,9 @@ def run(settings: dict, config: VisionConfig, protocol: Protocol, out: Path) -> 
     seed, data = protocol.seed, settings["data"]
     slug = settings["variant"].lower().replace("+", "").replace(" ", "_") + f"_seed{seed}"
     path, folder = out / f"{slug}.json", out / slug
-    earlier = _earlier(path, settings)
-    if earlier.get("finished"):
-        return earlier
+    done = earlier(path, settings)
+    if done.get("finished"):
+        return done
     L.seed_everything(seed, workers=True, verbose=False)
     shape = {"image_size": data["image_size"], "scale": data["scale"]}
     train_images = datasets.ArrowPointing("train", data["train_size"], seed=seed, **shape)
@@ -85,34 +68,15 @@ def run(settings: dict, config: VisionConfig, protocol: Protocol, out: Path) -> 
     settings = {**settings, "parameters": count_parameters(module.net)}
 
     history = History()
-    progress = Progress(path, settings, history)
-    keep = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(folder, "best", monitor="valid_accuracy", mode="max", **keep)
-    last = ModelCheckpoint(folder, "last", **keep)  # after best, whose state it holds
+    progress = Progress(path, settings, history, partial(_summary, settings))
     logs = TensorBoardLogger(folder, "", "tensorboard")
-    trainer = make_trainer(protocol, history, progress, best, last, logger=logs)
-    checkpoint = folder / "last.ckpt"
-    if not path.exists() and trainer.is_global_zero:
-        checkpoint.unlink(missing_ok=True)  # of a run whose settings are unknown
-        progress.write()  # the settings that later runs must share
+    keep = checkpoints(folder, "valid_accuracy", "max")
+    trainer = make_trainer(protocol, history, progress, *keep, logger=logs)
+    checkpoint = resume_from(folder, progress, trainer)
     trainer.fit(
         module,
         loader(ArrowBatches(train_images, protocol.batch_size)),
         [loader(ArrowBatches(images, size)) for images, size in zip(sets, sizes)],
-        ckpt_path=checkpoint if checkpoint.exists() else None,
+        ckpt_path=checkpoint,
     )
     return json.loads(path.read_text())
-
-
-def _earlier(path: Path, settings: dict) -> dict:
-    """What an earlier run with the same settings has written."""
-    if not path.exists():
-        return {}
-    earlier = json.loads(path.read_text())
-    wanted = json.loads(json.dumps(settings))  # as JSON has them: tuples are lists there
-    if different := [key for key, value in wanted.items() if earlier.get(key) != value]:
-        raise datasets.InputError(
-            f"expected {path} to be of a run with the same settings, got another "
-            f"{', '.join(different)}; remove it and its folder, or choose another --out"
-        )
-    return earlier
