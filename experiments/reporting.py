@@ -30,6 +30,8 @@ TITLES = {
     "gine": "GINE",
     "gin": "GIN",
     "gatv2": "GATv2",
+    "dag_lstm": "DAG-LSTM",
+    "gcn": "GCN",
     "vit": "ViT",
     "cnn": "CNN",
     "rmse": "RMSE",
