@@ -16,7 +16,7 @@ from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef
 
 from experiments.dag_models import DagConfig, DagNet
 from experiments.fitting import Protocol
-from experiments.training import adamw
+from experiments.training import adamw, is_repeat
 
 PARTS = ("valid", "test")
 
@@ -103,7 +103,9 @@ class DagModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        self.scores[dataloader_idx].update(self(batch), batch.y)
+        pred = self(batch)
+        if not is_repeat(self.trainer, index, dataloader_idx):
+            self.scores[dataloader_idx].update(pred, batch.y)
 
     def on_validation_epoch_end(self) -> None:
         for part, scores in zip(PARTS, self.scores):
