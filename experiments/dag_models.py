@@ -53,7 +53,7 @@ class DagConfig:
     layers: int
     heads: int = 4
     dropout: float = 0.0
-    readout: str = "output"
+    readout: str = "ends"
     directions: str = "alternate"
     options: dict[str, Any] = field(default_factory=dict)
 

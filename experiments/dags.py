@@ -58,7 +58,7 @@ def train(
     layers: int = 4,
     heads: int = 4,
     dropout: float = 0.0,
-    readout: str = "output",
+    readout: str = "ends",
     directions: str = "alternate",
     modes: str = "PD",
     ffn_ratio: float = 1.0,
