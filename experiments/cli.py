@@ -11,7 +11,7 @@ from jsonargparse import auto_cli
 from datasets.base import InputError
 
 # Options that need no value on the command line.
-SWITCHES = ("quick",)
+SWITCHES = ("quick", "check")
 
 
 def normal(arg: str) -> str:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from experiments.fitting import Protocol
-from experiments.training import adamw
+from experiments.training import adamw, is_repeat
 from experiments.vision_models import VisionConfig, build
 
 # Without gradients a batch may be larger.
@@ -142,7 +142,9 @@ class ImageModule(L.LightningModule):
 
     def validation_step(self, batch: tuple, index: int, dataloader_idx: int = 0) -> None:
         images, labels = batch
-        self.scores[dataloader_idx].update(self(images), labels)
+        logits = self(images)
+        if not is_repeat(self.trainer, index, dataloader_idx):
+            self.scores[dataloader_idx].update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         self.log("train_seconds", self.train_seconds, sync_dist=True)

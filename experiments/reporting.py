@@ -40,6 +40,7 @@ TITLES = {
     "plstm_random_4": "pLSTM, orientations drawn, 4 averaged",
     "plstm_local": "pLSTM + GINE",
     "plstm_local_random": "pLSTM + GINE, orientations drawn",
+    "dag_lstm": "DAG-LSTM",
     "vit": "ViT",
     "cnn": "CNN",
     "rmse": "RMSE",

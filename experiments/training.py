@@ -46,6 +46,23 @@ def epoch_metrics(task: str, targets: int = 1) -> MetricCollection:
     return MetricCollection({"roc_auc": BinaryAUROC(), "accuracy": BinaryAccuracy()})
 
 
+def is_repeat(trainer: L.Trainer, index: int, loader: int = 0) -> bool:
+    """Whether a validation batch is one that another process counts.
+
+    Under DDP each process gets every n-th batch, and so that all get equally many, Lightning's
+    sampler hands some out twice. They are run, because processes wait for each other in each
+    batch, but must not enter the metrics again.
+
+    Args:
+        trainer: of the module that validates.
+        index: of the batch in this process.
+        loader: index of the validation loader, whose data set consists of whole batches.
+    """
+    loaders = trainer.val_dataloaders
+    loaders = loaders if isinstance(loaders, list) else [loaders]
+    return index * trainer.world_size + trainer.global_rank >= len(loaders[loader].dataset)
+
+
 class GraphModule(L.LightningModule):
     """A model with its loss, metrics and optimizer.
 
@@ -119,16 +136,17 @@ class GraphModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        target = batch.y[:: self.hparams.average]
+        pred, target = self.predict(batch), batch.y[:: self.hparams.average]
         target = target if self.hparams.task == "regression" else target.long()
-        self.scores[dataloader_idx].update(self.predict(batch), target)
+        if not is_repeat(self.trainer, index, dataloader_idx):
+            self.scores[dataloader_idx].update(pred, target)
 
     def on_validation_epoch_end(self) -> None:
-        for part, scores in zip(self.parts, self.scores):
-            if all(metric.update_called for metric in scores.values()):
-                values = {f"{part}_{name}": value for name, value in scores.compute().items()}
-                self.log_dict(values, prog_bar=part == "valid", sync_dist=True)
-                scores.reset()
+        # As many sets as there are loaders: a process without a batch of its own takes part.
+        for part, scores, _ in zip(self.parts, self.scores, self.trainer.num_val_batches):
+            values = {f"{part}_{name}": value for name, value in scores.compute().items()}
+            self.log_dict(values, prog_bar=part == "valid", sync_dist=True)
+            scores.reset()
 
     def configure_optimizers(self) -> dict:
         return adamw(self)

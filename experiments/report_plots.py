@@ -1,0 +1,98 @@
+"""The README's bar charts: means over folds or seeds, with their confidence intervals.
+
+A picture carries the numbers that it shows, so that a check can tell whether it is up to date.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import fill
+
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from experiments.arrow_report import CONFIDENCE, interval
+from experiments.report_tables import MUTAG, NA, NotRun, Results
+from experiments.reporting import title
+
+#: What is shown: "title", "axis", "runs" (what the values are of), "bars" (label -> values) and
+#: "published" (label -> value).
+Chart = dict
+
+
+def mutag(results: Results) -> Chart:
+    bars = {
+        MUTAG[name].split(" (")[0]: results.one(f"tu_{name}_mutag")["test_accuracy_folds"]
+        for name in MUTAG
+    }
+    published = {"published pLSTM": 0.8512, "published GIN": 0.8251}
+    return {
+        "title": "MUTAG", "axis": "test accuracy", "runs": "folds", "bars": bars,
+        "published": published,
+    }  # fmt: skip
+
+
+def main_job(results: Results) -> Chart:
+    files = [results.one(f"molecules_nci{end}")["models"] for end in ("", "_seed1", "_seed2")]
+    bars = {
+        title(name): [models[name]["test"]["rmse"] for models in files if name in models]
+        for name in files[0]
+    }
+    return {
+        "title": "NCI molecules", "axis": "test RMSE", "runs": "seeds", "bars": bars,
+        "published": {},
+    }  # fmt: skip
+
+
+def neural_architectures(results: Results) -> Chart:
+    runs = {name: results.finished(name) for name in NA}
+    if missing := [name for name in NA if not runs[name]]:
+        raise NotRun(missing[0])
+    bars = {title(n.removeprefix("na_")): [r["test_rmse"] for r in runs[n]] for n in NA}
+    return {
+        "title": "neural architectures", "axis": "test RMSE", "runs": "seeds", "bars": bars,
+        "published": {"published DAGNN": 0.264},
+    }  # fmt: skip
+
+
+#: File in docs/ -> what it shows.
+PLOTS: dict[str, Callable[[Results], Chart]] = {
+    "mutag.png": mutag,
+    "nci.png": main_job,
+    "na.png": neural_architectures,
+}
+
+
+def stored(path: Path) -> Chart | None:
+    """What a picture says that it shows, if there is one."""
+    if not path.is_file():
+        return None
+    with Image.open(path) as image:
+        return json.loads(image.text.get("Description", "null"))
+
+
+def draw(path: Path, chart: Chart) -> None:
+    """Bars with intervals, single folds or seeds as dots, published values as hollow bars."""
+    bars, published = chart["bars"], chart["published"]
+    labels = [f"{label} ({len(values)})" for label, values in bars.items()]
+    labels = [fill(label, 36) for label in (*labels, *published)]
+    height = 1.1 + 0.42 * len(labels)
+    figure, axes = plt.subplots(figsize=(8, height), layout="constrained")
+    for place, (label, values) in enumerate(bars.items()):
+        mean, half = interval(values)
+        colour = "#e69f00" if label.startswith("pLSTM") else "#56b4e9"
+        axes.barh(place, mean, 0.7, color=colour, xerr=half, capsize=3)
+        # Below the interval's line, so that both are seen.
+        axes.plot(values, [place + 0.2] * len(values), ".", color="#333333", markersize=4)
+    for place, value in enumerate(published.values(), len(bars)):
+        axes.barh(place, value, 0.7, color="none", edgecolor="#555555")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel(chart["axis"])
+    axes.grid(axis="x", alpha=0.3)
+    runs = f"{chart['runs']} as dots, mean and its {CONFIDENCE:.0%} interval"
+    figure.suptitle(f"{chart['title']}: {runs}", fontsize=11)
+    figure.savefig(path, dpi=120, metadata={"Description": json.dumps(chart)})
+    plt.close(figure)

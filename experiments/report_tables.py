@@ -1,0 +1,210 @@
+"""The README's tables, each a small function from result files to rows.
+
+A table is a generator: its heading first, then its rows, as tuples of cells; short rows are filled
+up. Where a result file is missing, ``results.one`` ends the table with a row that says so. To add
+one, write such a function under ``@table("NAME")`` and put ``<!-- table: NAME -->`` and
+``<!-- /table -->`` into the README.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from experiments import dags
+from experiments.reporting import title
+
+NOT_RUN = "not run yet"
+Rows = Iterator[tuple[str, ...]]
+
+
+class NotRun(LookupError):
+    """There is no such result file."""
+
+
+class Results:
+    """The result files in a folder, by their names without ``.json``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def one(self, name: str) -> dict:
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            raise NotRun(name)
+        return json.loads(path.read_text())
+
+    def finished(self, name: str) -> list[dict]:
+        """The results of all seeds, ``NAME_seedN``, whose runs are complete."""
+        paths = sorted(self.folder.glob(f"{name}_seed*.json"))
+        found = [json.loads(path.read_text()) for path in paths]
+        return sorted((r for r in found if r["finished"]), key=lambda result: result["seed"])
+
+
+TABLES: dict[str, Callable[[Results], Rows]] = {}
+
+
+def table(name: str) -> Callable:
+    """Register a table under the name it has in the README."""
+
+    def register(function: Callable[[Results], Rows]) -> Callable[[Results], Rows]:
+        TABLES[name] = function
+        return function
+
+    return register
+
+
+def markdown(name: str, results: Results) -> str:
+    """A table as the README has it, without a newline at its end."""
+    rows: list[tuple[str, ...]] = []
+    try:
+        for row in TABLES[name](results):
+            rows.append(row)
+    except NotRun:
+        rows.append((NOT_RUN,))
+    heading, *body = ([*row, *[""] * (len(rows[0]) - len(row))] for row in rows)
+    lines = ["| " + " | ".join(row) + " |" for row in (heading, *body)]
+    lines.insert(1, "|" + "---|" * len(heading))
+    return "\n".join(line.replace("|  |", "| |").replace("|  |", "| |") for line in lines)
+
+
+def mean_sd(values: list[float], digits: int = 3) -> str:
+    text = f"{statistics.mean(values):.{digits}f}"
+    return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+@table("speed of the forms")
+def forms(results: Results) -> Rows:
+    yield "64 molecule-like graphs, H=4, K=V=24", "ms", "edge loop / this"
+    ops = results.one("benchmark")["ops"]
+    labels = {
+        "edge loop": "edge loop: every edge makes its own source and readout",
+        "naive": '`form="naive"`: a loop with sources and readouts batched',
+    }
+    for name, row in ops.items():
+        label = labels.get(name, f'`form="{name}"`')
+        yield label, f"{row['ms']:.1f}", f"{1 / row['ratio_to_edge loop']:.1f}"
+
+
+@table("speed of layers")
+def layers(results: Results) -> Rows:
+    yield "one layer, 96 wide, 4 heads, edge features, line graph given", "ms", "x GATv2Conv"
+    for name, row in results.one("benchmark")["layers"].items():
+        yield name, f"{row['ms']:.1f}", f"{row['ratio_to_GATv2Conv']:.2f}"
+
+
+@table("speed of grid layers")
+def grid_layers(results: Results) -> Rows:
+    yield (
+        "one grid layer, 16 x 16 patches, batch 4, 192 wide, 3 heads, 4 orientations",
+        "ms",
+        "loop / this",
+    )
+    for name, row in results.one("benchmark")["grid"]["layer"].items():
+        loop = name.startswith("loop")
+        label = "edge loop, image by image and orientation by orientation, recurrence alone"
+        label = label if loop else name.replace(",", "")
+        yield label, f"{row['ms']:.{0 if loop else 1}f}", f"{row['loop_over_this']:.1f}"
+
+
+@table("speed of large grids")
+def grids(results: Results) -> Rows:
+    yield "one image, P", "gating matrix, ms", "states, ms", '`form="auto"`, ms'
+    rows = results.one("benchmark")["grid"]["growth"]
+    for side in sorted({row["side"] for row in rows}):
+        ms = {row["form"]: row["ms"] for row in rows if row["side"] == side}
+        cells = (f"{ms[form]:.0f}" for form in ("gating", "levelwise", "auto"))
+        yield f"{side} x {side} patches", *cells
+
+
+@table("speed of sequences")
+def sequences(results: Results) -> Rows:
+    both = ("levelwise", "chunkwise")
+    yield (
+        "sequence, H=4, K=V=24", *(f"{form}, ms" for form in both), "ratio",
+        *(f"{form}, GB" for form in both),
+    )  # fmt: skip
+    for row in results.one("benchmark")["long_sequences"]["rows"]:
+        yield (
+            f"{row['steps']:,} steps", *(f"{row[f'{form}_ms']:.1f}" for form in both),
+            f"{row['levelwise_over_chunkwise']:.1f}",
+            *(f"{row[f'{form}_peak_gb']:.2f}" for form in both),
+        )  # fmt: skip
+
+
+@table("images")
+def images(results: Results) -> Rows:
+    yield "test accuracy, seed 0", "pLSTM", "ViT", "CNN", "test images", "epochs", "parameters"
+    for name in ("digits", "mnist"):
+        label = {"digits": "8 x 8 digits", "mnist": "MNIST"}[name]
+        try:
+            found = results.one(f"grid_images_{name}")
+        except NotRun:
+            yield label, NOT_RUN
+            continue
+        rows = [found["models"][model] for model in ("plstm", "vit", "cnn")]
+        yield (
+            label, *(f"{row['test']['accuracy']:.3f}" for row in rows),
+            f"{found['images']['test']:,}", str(found["protocol"]["epochs"]),
+            " / ".join(f"{row['parameters']:,}" for row in rows),
+        )  # fmt: skip
+
+
+MUTAG = {
+    "gin": "GIN",
+    "plstm_local": 'pLSTM with a GINE layer beside each pLSTM layer (`local="gine"`)',
+    "plstm": "pLSTM",
+    "plstm_random_4": "pLSTM, orientations drawn in training, 4 averaged in prediction",
+}
+
+
+@table("MUTAG")
+def mutag(results: Results) -> Rows:
+    yield "model", "test accuracy", "parameters"
+    for name, label in MUTAG.items():
+        try:
+            found = results.one(f"tu_{name}_mutag")
+        except NotRun:
+            yield label, NOT_RUN
+            continue
+        yield label, mean_sd(found["test_accuracy_folds"]), f"{found['parameters']:,}"
+    yield "published pLSTM", "0.851 ± 0.06"
+    yield "published GIN", "0.825"
+
+
+@table("main job")
+def main_job(results: Results) -> Rows:
+    yield (
+        "model", "test RMSE", "test MAE", "test RMSE with seeds 1 and 2", "parameters",
+        "seconds per epoch",
+    )  # fmt: skip
+    others = [results.one(f"molecules_nci_seed{seed}")["models"] for seed in (1, 2)]
+    for name, row in results.one("molecules_nci")["models"].items():
+        local = row["config"].get("local")
+        label = title(name)
+        if local:
+            label += f", with a {title(local)} layer beside each pLSTM layer"
+        seeds = [f"{models[name]['test']['rmse']:.3f}" for models in others if name in models]
+        yield (
+            label, f"{row['test']['rmse']:.3f}", f"{row['test']['mae']:.3f}", ", ".join(seeds),
+            f"{row['parameters']:,}", f"{row['seconds_per_epoch']:.1f}",
+        )  # fmt: skip
+
+
+NA = ("na_plstm", "na_dag_lstm", "na_gcn")
+
+
+@table("neural architectures")
+def neural_architectures(results: Results) -> Rows:
+    yield "model", "test RMSE", "test r", "seeds", "parameters", "seconds per epoch"
+    for name in NA:
+        label, runs = title(name.removeprefix("na_")), results.finished(name)
+        if not runs:
+            yield label, NOT_RUN
+            continue
+        metrics = (mean_sd([run[f"test_{metric}"] for run in runs]) for metric in dags.PUBLISHED)
+        seconds = statistics.median(run["seconds_per_epoch"] for run in runs)
+        yield label, *metrics, str(len(runs)), f"{runs[0]['parameters']:,}", f"{seconds:.1f}"
+    yield "published DAGNN", *(f"{value:.3f}" for value in dags.PUBLISHED.values())
