@@ -13,6 +13,7 @@ from experiments.reporting import write_json
 from experiments.training import chosen_epoch
 
 TINY = ["--accelerator", "cpu", "--width", "8", "--depth", "2", "--patch", "8", "--lr", "0.01"]
+TINY += ["--image_size", "32", "--scale", "0.15", "--heads", "2"]
 
 
 def run(out, *more):
@@ -74,11 +75,10 @@ def test_stopped_run_ends_like_an_uninterrupted_one(variant, tmp_path, monkeypat
 
 def test_all_variants_and_report(tmp_path, capsys):
     config = tmp_path / "config.yaml"
-    config.write_text("image_size: 48\nscale: 0.25\npatch: 16\nseeds: 1\nbatch_size: 32\n")
+    config.write_text("position: true\nseeds: 1\nbatch_size: 32\n")
     out = tmp_path / "out"
-    arrow_pointing.main(
-        ["--config", str(config), *TINY, "--patch", "16", "--quick", "--out", str(out)]
-    )
+    sizes = ["--image_size", "48", "--scale", "0.25", "--patch", "16"]
+    arrow_pointing.main(["--config", str(config), *TINY, *sizes, "--quick", "--out", str(out)])
     result = arrow_pointing.main(["report", str(out)])
     assert list(result["variants"]) == list(arrow_pointing.VARIANTS)
     for row in result["variants"].values():
@@ -89,7 +89,9 @@ def test_all_variants_and_report(tmp_path, capsys):
         assert (out / name).stat().st_size > 500
     checkpoint = out / "no_position_seed1" / "best.ckpt"
     module = ImageModule.load_from_checkpoint(checkpoint, map_location="cpu")
-    assert module.net.position is None
+    assert module.net.embed.position is None
+    options = json.loads((out / "d_seed1.json").read_text())["model"]["options"]
+    assert options["position"] and options["modes"] == "D"
     images = torch.full((2, 1, 96, 96), 255, dtype=torch.uint8)
     assert module(images).shape == (2, 2)
     assert str(tmp_path) not in (out / "p_seed1.json").read_text()
@@ -156,8 +158,8 @@ def test_epochs_have_fresh_images_and_evaluation_sets_are_fixed():
     [
         (["--variants", "P+D,LSTM"], r"expected variants out of P\+D, P, D.*got \['LSTM'\]"),
         (["--seeds", "0,one"], "expected seeds as integers separated by commas, got '0,one'"),
-        (["--scale", "0.25"], "image_size of at least 45 pixels for scale 0.25, got 32"),
-        (["--patch", "5"], "patches of 5 x 5 pixels divide, got 32 x 32"),
+        (["--scale", "1"], "image_size of at least 180 pixels for scale 1, got 96"),
+        (["--patch", "5"], "patches of 5 x 5 pixels divide, got 96 x 96"),
         (["--train_size", "0"], "all sizes of 1 or more"),
         (["report", "nowhere"], "got nowhere: no folder"),
         (["report", "."], "expected results VARIANT_seedN.json"),

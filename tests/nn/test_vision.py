@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from plstm_graph.nn import PLSTMVision
+from plstm_graph.nn.patches import PatchEmbedding
 
 SMALL = {"width": 16, "depth": 2, "heads": 2, "in_channels": 1}
 
@@ -63,6 +64,40 @@ def test_position_embedding_is_interpolated():
     assert model_of(position=False).embed.position is None
 
 
+@pytest.mark.parametrize("patch", [1, 2, 5, 6, (2, 3), (1, 4), (12, 8)])
+@pytest.mark.parametrize("stem", ["linear", "conv"])
+def test_stems(stem, patch):
+    if (stem, patch) == ("conv", 1):
+        with pytest.raises(ValueError, match="more than one pixel for stem 'conv'"):
+            PatchEmbedding(4, patch, 2, 8, stem=stem)
+        return
+    rows, columns = (patch, patch) if isinstance(patch, int) else patch
+    embed = PatchEmbedding((3 * rows, 2 * columns), patch, 2, 8, stem=stem)
+    assert embed(torch.rand(4, 2, 3 * rows, 2 * columns)).shape == (4, 3, 2, 8)
+    assert embed(torch.rand(1, 2, rows, 5 * columns)).shape == (1, 1, 5, 8)
+    before = embed.stem.state_dict() if stem == "linear" else embed.stem[0].state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    embed.reset_parameters()
+    after = embed.stem.state_dict() if stem == "linear" else embed.stem[0].state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("stem", ["linear", "conv"])
+@pytest.mark.parametrize("modes", ["P", "D"])
+def test_blank_patches_say_nothing_without_biases(modes, stem):
+    """An image in the corner of a larger blank one: its own corner hears the same."""
+    model = model_of(modes=modes, stem=stem, bias=False, position=False, depth=1, conv=0).double()
+    images = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    images[:, :, :2] = images[:, :, :, :2] = images[:, :, 6:] = images[:, :, :, 6:] = 0
+    larger = torch.zeros(2, 1, 16, 16, dtype=torch.float64)
+    larger[:, :, :8, :8] = images
+    small, large = model.features(images), model.features(larger)
+    assert torch.allclose(large[:, :4, :4], small, atol=1e-10)
+    assert (model.features(torch.zeros_like(larger)) == 0).all()
+    biased = model_of(modes=modes, stem=stem, position=False, depth=1, conv=0).double()
+    assert not torch.allclose(biased.features(larger)[:, :4, :4], biased.features(images))
+
+
 def test_pooled_corners():
     model = model_of()
     images = torch.rand(2, 1, 8, 8)
@@ -76,6 +111,7 @@ def test_pooled_corners():
     [
         ({"modes": "PX"}, "pattern of 'P' and 'D'"),
         ({"pooling": "max"}, "pooling as one of"),
+        ({"stem": "fourier"}, "stem as one of"),
         ({"heads": 3}, "divisible by 3 heads"),
     ],
 )
