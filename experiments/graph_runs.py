@@ -31,7 +31,7 @@ class Row:
         model: the model.
         protocol: how to train; its seed is that of the run.
         orientation: of pLSTM's DAGs; other models have none.
-        average: with random: orientations over which predictions are averaged.
+        average: with random and random_bfs: orientations over which predictions are averaged.
         monitor: metric that picks the epoch and "min" or "max" of it; default that of the task.
         loss: of regression: "mse" or "l1".
         limit: use only so many graphs of each part, for tests.

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Batch, Data
 
 from experiments.models import ModelConfig
+from plstm_graph.dag.orient import DRAWN
 from plstm_graph.transforms import LineGraphCollater
 
 # Without gradients a batch may be larger.
@@ -28,7 +29,7 @@ def collate_of(model: str, orientation: str, seed: int | None = None) -> Collate
 
     Args:
         model: name of the model; only pLSTM reads line graphs.
-        orientation: of its DAGs; "random" is drawn anew for every batch.
+        orientation: of its DAGs; "random" and "random_bfs" are drawn anew for every batch.
         seed: of the draws; by default they follow the global generator.
     """
     if model == "plstm":
@@ -76,7 +77,7 @@ class Views:
         seed: int = 0,
     ) -> Views:
         """``average`` counts only where copies differ: for pLSTM with random orientations."""
-        if config.name != "plstm" or orientation != "random":
+        if config.name != "plstm" or orientation not in DRAWN:
             average = 1
         collate = collate_of(config.name, orientation, seed)
         size = EVAL_FACTOR * batch_size

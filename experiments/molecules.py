@@ -95,9 +95,9 @@ def train(
         baseline_layers: layers of the baselines.
         baseline_dropout: dropout of the baselines.
         baseline_readout: readout of the baselines.
-        orientation: DAG of a molecule: canonical, index, degree, bfs, or random (drawn anew for
-            every batch, as augmentation).
-        average: with random: orientations over which predictions are averaged.
+        orientation: DAG of a molecule: canonical, index, degree, bfs, or random or random_bfs,
+            which are drawn anew for every batch, as augmentation.
+        average: with those two: orientations over which predictions are averaged.
         epochs: most epochs of each model.
         warmup_epochs: epochs of rising learning rate.
         batch_size: graphs per step and device.

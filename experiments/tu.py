@@ -59,8 +59,8 @@ def train(
         model: the model, under 300,000 parameters.
         sets: which of MUTAG, NCI1, PROTEINS, PTC_FM; separated by commas.
         protocol: how to train.
-        orientation: of pLSTM's DAGs; random is drawn anew for every batch.
-        average: with random: orientations over which predictions are averaged.
+        orientation: of pLSTM's DAGs; random and random_bfs are drawn anew for every batch.
+        average: with these two: orientations over which predictions are averaged.
         folds: run only the first ones.
         limit: use only so many graphs of each set, for tests.
         data_root: folder of the data sets; default PLSTM_DATA_ROOT or ~/.cache/plstm_graph.

@@ -11,7 +11,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
 from plstm_graph.dag.build import LineParts, build_line_parts
-from plstm_graph.dag.orient import check_orientation
+from plstm_graph.dag.orient import DRAWN, check_orientation
 from plstm_graph.data import (
     LINE_KEYS,
     STORED_KEYS,
@@ -41,7 +41,7 @@ class _Builder:
 
     def _next_seed(self) -> list[int] | None:
         """A new seed for each call, in every worker and epoch (None: from torch's generator)."""
-        if self.orientation != "random" or self.seed is None:
+        if self.orientation not in DRAWN or self.seed is None:
             return None
         self._draws += 1
         # Each epoch's workers start from the same copy of this object, so the count alone would
@@ -68,9 +68,10 @@ class ToLineGraph(_Builder, BaseTransform):
 
     Args:
         orientation: see :mod:`plstm_graph.dag.orient`.
-        seed: for ``orientation="random"``: each call draws anew, from this seed and the number of
-            calls so far, and in a loader's worker from the worker's seed of the epoch too.
-            Default: from torch's generator, which every worker and epoch has its own of.
+        seed: for ``orientation="random"`` and ``"random_bfs"``: each call draws anew, from this
+            seed and the number of calls so far, and in a loader's worker from the worker's seed of
+            the epoch too. Default: from torch's generator, which every worker and epoch has its
+            own of.
         rank: key of a rank tensor [N]; ``orientation="canonical"`` uses it where a graph has it
             (:func:`plstm_graph.dag.molecule.from_smiles` stores RDKit's canonical ranks so).
 
@@ -99,8 +100,8 @@ class ToLineGraph(_Builder, BaseTransform):
 class LineGraphCollater(_Builder):
     """Collate plain graphs and build the line graph of the whole batch at once.
 
-    With ``orientation="random"`` every batch is oriented anew, which costs far less than drawing
-    graph by graph::
+    With ``orientation="random"`` or ``"random_bfs"`` every batch is oriented anew, which costs far
+    less than drawing graph by graph::
 
         torch.utils.data.DataLoader(dataset, batch_size=64, collate_fn=LineGraphCollater())
 
@@ -130,7 +131,9 @@ class LineGraphCollater(_Builder):
         return store_in_batch(batch, self._build(batch, batch.batch))
 
 
-def redraw(data: Data | Batch, seed: int | None = None) -> LineGraphData:
+def redraw(
+    data: Data | Batch, seed: int | None = None, orientation: str = "random"
+) -> LineGraphData:
     """A copy of a graph or batch with newly drawn orientations (``data`` itself is left alone).
 
     Average a model's predictions over some of them: the DAG of an undirected graph is arbitrary.
@@ -139,8 +142,14 @@ def redraw(data: Data | Batch, seed: int | None = None) -> LineGraphData:
     Args:
         data: a graph or batch, with a line graph or without.
         seed: the same seed draws the same orientations. Default: from torch's generator.
+        orientation: ``"random"`` or ``"random_bfs"``.
+
+    Raises:
+        ValueError: on another orientation, which would not be drawn.
     """
-    return ToLineGraph("random", seed)(data)
+    if orientation not in DRAWN:
+        raise ValueError(f"expected orientation as one of {', '.join(DRAWN)}, got {orientation!r}")
+    return ToLineGraph(orientation, seed)(data)
 
 
 def to_line_graphs(
@@ -154,7 +163,7 @@ def to_line_graphs(
     """:class:`ToLineGraph` for many graphs, several times faster.
 
     Chunks of ``chunk_size`` graphs are built as one disjoint union and taken apart again. The
-    result is that of the transform (for ``"random"``, with other draws).
+    result is that of the transform (for ``"random"`` and ``"random_bfs"``, with other draws).
     """
     builder = _Builder(orientation, seed, rank)
     out: list[LineGraphData] = []

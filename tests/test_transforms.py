@@ -8,11 +8,12 @@ from torch_geometric.loader import DataLoader as PyGDataLoader
 from torch_geometric.utils import to_undirected
 
 from plstm_graph import LineGraph
+from plstm_graph.dag.orient import DRAWN, ORIENTATIONS
 from plstm_graph.data import LINE_KEYS, STORED_KEYS, LineGraphData
 from plstm_graph.transforms import LineGraphCollater, ToLineGraph, redraw, to_line_graphs
 from tests.test_data import assert_line_graph, assert_same, plain_graphs
 
-ORIENTATIONS = ["auto", "index", "degree", "bfs", "canonical"]
+FIXED = [name for name in ORIENTATIONS if name not in DRAWN]
 
 
 def big_ring(size: int = 40) -> Data:
@@ -26,7 +27,7 @@ def kept(data: Data) -> tuple[int, ...]:
     return tuple(data.edge_id.tolist())
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("orientation", FIXED)
 def test_transform_is_from_edge_index(orientation):
     for data in plain_graphs():
         keys = set(data.keys())
@@ -42,7 +43,7 @@ def test_transform_is_from_edge_index(orientation):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 1000])
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("orientation", FIXED)
 def test_chunks_are_the_transform(orientation, chunk_size):
     graphs = [*plain_graphs(), big_ring(9)]
     transform = ToLineGraph(orientation)
@@ -71,7 +72,7 @@ def test_stored_ranks_are_used():
             assert torch.equal(got[key], transform(data)[key])
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("orientation", FIXED)
 def test_collater_is_the_transform_and_the_loader(orientation):
     graphs = plain_graphs()
     got = LineGraphCollater(orientation)(graphs)
@@ -106,17 +107,20 @@ def test_batch_without_x_keeps_its_sizes():
     assert batch.dag_edge_index.tolist() == [[0, 3], [1, 4]]
 
 
-def test_random_draws_anew_and_is_seeded():
-    data = big_ring()
-    transform, same = ToLineGraph("random", seed=3), ToLineGraph("random", seed=3)
+@pytest.mark.parametrize("name", DRAWN)
+def test_draws_are_new_and_seeded(name):
+    data = big_ring(400)  # random_bfs has as many DAGs of a ring as there are nodes
+    transform, same = ToLineGraph(name, seed=3), ToLineGraph(name, seed=3)
     draws = [kept(transform(data)) for _ in range(5)]
     assert len(set(draws)) == 5
     assert draws == [kept(same(data)) for _ in range(5)]
-    assert kept(ToLineGraph("random", seed=4)(data)) != draws[0]
+    assert kept(ToLineGraph(name, seed=4)(data)) != draws[0]
     torch.manual_seed(0)
-    free = kept(ToLineGraph("random")(data))
+    free = kept(ToLineGraph(name)(data))
     torch.manual_seed(0)
-    assert free == kept(ToLineGraph("random")(data)) != kept(ToLineGraph("random")(data))
+    assert free == kept(ToLineGraph(name)(data)) != kept(ToLineGraph(name)(data))
+    many = to_line_graphs([data] * 5, name, seed=3)
+    assert len({kept(graph) for graph in many}) > 2
 
 
 class Rings(torch.utils.data.Dataset):
@@ -148,21 +152,22 @@ def test_workers_and_epochs_do_not_repeat(how, seed):
     assert first == epochs()
 
 
-def test_redraw():
+@pytest.mark.parametrize("name", DRAWN)
+def test_redraw(name):
     graphs = plain_graphs()
     batch = Batch.from_data_list([ToLineGraph()(g) for g in graphs])
     before = batch.edge_id.clone()
     LineGraph.from_data(batch)
-    one, two = redraw(batch, 1), redraw(batch, 2)
+    one, two = redraw(batch, 1, name), redraw(batch, 2, name)
     assert torch.equal(batch.edge_id, before)
-    assert kept(one) == kept(redraw(batch, 1)) != kept(two)
+    assert kept(one) == kept(redraw(batch, 1, name)) != kept(two)
     LineGraph.from_data(one).validate()
     assert torch.equal(LineGraph.from_data(one).edge_index, one.dag_edge_index)
     split = one.to_data_list()
     assert split[2].edge_id.tolist() == [0, 1, 2, 3]  # the DAG stays
     for graph in split:
         LineGraph.from_data(graph).validate()
-    assert kept(redraw(big_ring(), 1)) != kept(redraw(big_ring(), 2))
+    assert kept(redraw(big_ring(400), 1, name)) != kept(redraw(big_ring(400), 2, name))
 
 
 def test_own_data_class():
@@ -184,6 +189,8 @@ def test_own_data_class():
 def test_bad_input():
     with pytest.raises(ValueError, match="got 'sideways'"):
         ToLineGraph("sideways")
+    with pytest.raises(ValueError, match="one of random, random_bfs, got 'canonical'"):
+        redraw(big_ring(), orientation="canonical")
     with pytest.raises(ValueError, match='orientation="canonical", rank='):
         ToLineGraph(torch.arange(3))
     with pytest.raises(ValueError, match="edge_index as a tensor"):

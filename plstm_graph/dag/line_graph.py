@@ -153,7 +153,7 @@ class LineGraph:
             num_nodes: N. Default: the largest index in ``edge_index`` plus one.
             orientation: see :func:`plstm_graph.dag.orient.orient`.
             batch: [N] int64 graph of each node: symmetry and cycles are judged per graph.
-            seed: for ``orientation="random"``.
+            seed: for ``orientation="random"`` and ``"random_bfs"``.
 
         Raises:
             ValueError: on bad input, a self-loop, a directed cycle (named), or a graph that is

@@ -4,15 +4,17 @@ A directed acyclic graph is kept exactly as it is. A symmetric graph (every undi
 in both directions) is oriented by a *rank* of its nodes: of each pair of columns the one from the
 lower to the higher rank stays. An orientation is a way to rank:
 
-===============  =====================================================================
-``"auto"``       ``"index"``
-``"index"``      the node's index
-``"degree"``     the node's degree, so edges run from the rim to the hubs; then its index
-``"bfs"``        the distance from the lowest index in the component; then the index
-``"canonical"``  independent of how nodes are numbered (see the ``canonical`` module)
-``"random"``     a random permutation, new for each call
-a tensor [N]     the given ranks
-===============  =====================================================================
+================  ====================================================================
+``"auto"``        ``"index"``
+``"index"``       the node's index
+``"degree"``      the node's degree, so edges run from the rim to the hubs; then its index
+``"bfs"``         the distance from the lowest index in the component; then the index
+``"canonical"``   independent of how nodes are numbered (see the ``canonical`` module)
+``"random"``      a random permutation, new for each call: shallow DAGs
+``"random_bfs"``  the distance from a random node of the component, then a random permutation,
+                  both new for each call: deep DAGs
+a tensor [N]      the given ranks
+================  ====================================================================
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from torch import Tensor
 from plstm_graph.dag.canonical import canonical_rank
 from plstm_graph.dag.levels import components, csr, expand, find_cycle, longest_path_levels
 
-ORIENTATIONS = ("auto", "index", "degree", "bfs", "canonical", "random")
+ORIENTATIONS = ("auto", "index", "degree", "bfs", "canonical", "random", "random_bfs")
+#: Those that are drawn anew for each call.
+DRAWN = ("random", "random_bfs")
 
 
 def orient(
@@ -43,7 +47,7 @@ def orient(
             point; different at the two ends of every edge of a symmetric graph).
         batch: [N] int64 graph of each node. Whether a graph is symmetric, or has a cycle, is
             judged for each graph alone. Without it the input is one graph.
-        seed: for ``"random"``. Default: drawn from torch's global generator, which
+        seed: for those in :data:`DRAWN`. Default: drawn from torch's global generator, which
             ``torch.manual_seed`` sets and a ``DataLoader`` seeds anew for each worker and epoch.
 
     Returns:
@@ -173,21 +177,24 @@ def _rank(
     seed: int | list[int] | None,
 ) -> np.ndarray:
     """[N] ranks; whatever they are at nodes of graphs that are not symmetric is not used."""
-    index = np.arange(num_nodes)
-    if orientation in ("auto", "index"):
-        return index
-    if orientation == "random":
+    number = np.arange(num_nodes)
+    if orientation in DRAWN:
         if seed is None:
             seed = int(torch.randint(2**62, ()))
-        return np.random.default_rng(seed).permutation(num_nodes)
+        number = np.random.default_rng(seed).permutation(num_nodes)
+    if orientation in ("auto", "index", "random"):
+        return number
     edge_index = edge_index if symmetric.all() else edge_index[:, symmetric]
     if orientation == "canonical":
         return canonical_rank(edge_index, num_nodes)
     if orientation == "degree":
         primary = np.bincount(edge_index[0], minlength=num_nodes)
     else:
-        primary = bfs_depth(edge_index, components(edge_index, num_nodes) == index)
-    return primary * max(num_nodes, 1) + index
+        # The lowest number of a component is its root: a random node where numbers are random.
+        numbered = number[edge_index]
+        root = components(numbered, num_nodes) == np.arange(num_nodes)
+        primary = bfs_depth(numbered, root)[number]
+    return primary * max(num_nodes, 1) + number
 
 
 def bfs_depth(edge_index: np.ndarray, root: np.ndarray) -> np.ndarray:

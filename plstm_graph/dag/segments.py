@@ -17,8 +17,8 @@ from plstm_graph.dag.line_graph import LineGraph
 #: Distinct sizes that the cut distinguishes.
 MAX_SIZES = 32
 #: Microseconds of one bucket's own operations, and per element of E^2 n and of E n (one head),
-#: forward plus backward, as measured on two CPU cores.
-BUCKET_COST, SOLVE_COST, PASS_COST = 250.0, 1.5e-5, 1.0e-2
+#: forward plus backward, as measured on one CPU core (see :mod:`plstm_graph.ops.cost`).
+BUCKET_COST, SOLVE_COST, PASS_COST = 400.0, 2.5e-5, 1.6e-2
 
 
 class Segments(NamedTuple):

@@ -1,22 +1,8 @@
 r"""``plstm`` and ``dag_scan``: checks, the choice of form, state tracking, half precision.
 
-**The cost model** behind ``form="auto"``. Microseconds per part of the batch and head, forward
-plus backward, with constants measured on two CPU cores (other devices use the same ones):
-
-- parallel: ``SOLVE_COST * E^2 n + PASS_COST * max(E, n) n`` (dense solves, passes over rows);
-- levelwise: ``STATE_COST * E K V`` (passes over the states).
-
-Each part takes the cheaper one: with K = V = 24 parts of up to some 400 edges are solved densely,
-cut into buckets of similar size, and larger ones are scanned together. Of these, the parts with at
-most ``NARROW`` edges a level (paths have one) go chunkwise, together, if that is cheaper:
-
-- levelwise, all of them: ``LEVEL_COST`` for each level of the deepest, and the above per head;
-- chunkwise: ``CHUNKS_COST``, and ``CHUNK_COST * E (c + K + V)`` per head.
-
-Wider parts do not: states of many edges cross the borders of their chunks. On DAGs of 2,000 edges
-i -> i + 1, ..., i + w chunkwise was 5 times as fast as levelwise for w = 1, 3 times for w = 3, 2.4
-times for w = 4, and no faster from w = 6 on. A batch is only split if several kinds occur; one that
-goes levelwise as a whole carries the smaller of its two payloads
+**The form.** ``form="auto"`` sends each part of the batch through the form in which it is cheapest
+(:mod:`plstm_graph.ops.cost`). A batch is only split if several kinds of parts occur; one that goes
+levelwise as a whole carries the smaller of its two payloads
 (:func:`plstm_graph.ops.levelwise.payload_of`).
 
 **Backends.** ``backend="auto"`` is ``"triton"`` for tensors on a GPU (CUDA or ROCm) where triton
@@ -34,14 +20,12 @@ times, with J^2 line edges for each one: that graph goes through the same forms.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.chunks import LARGEST
 from plstm_graph.dag.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.segments import bucket_cost, segments
+from plstm_graph.dag.segments import segments
 from plstm_graph.dag.split import SubGraph, subgraph
 from plstm_graph.ops.checks import (
     TORCH_FORMS,
@@ -50,6 +34,7 @@ from plstm_graph.ops.checks import (
     compute_dtype,
     resolve_backend,
 )
+from plstm_graph.ops.cost import cheapest
 from plstm_graph.ops.levelwise import payload_of
 from plstm_graph.ops.naive import naive_plstm
 from plstm_graph.ops.propagate import SEGMENTS, propagate, tables_of
@@ -57,13 +42,6 @@ from plstm_graph.ops.scan import levelwise_dag_scan
 from plstm_graph.ops.triton.common import MAX_KEY_SIZE, unavailable
 from plstm_graph.ops.triton.dag_scan import tables_of_scan, triton_dag_scan
 
-#: Microseconds per element of a part's states.
-STATE_COST = 1.2e-2
-#: Edges per level up to which a part may go chunkwise.
-NARROW = 5
-#: Microseconds of a level of the levelwise form, of the chunkwise form's operations, and of one of
-#: its edges and columns.
-LEVEL_COST, CHUNKS_COST, CHUNK_COST = 50.0, 3000.0, 2.2e-2
 #: Most elements that the dense systems of form="parallel" may hold together.
 MAX_DENSE = 1 << 30
 
@@ -74,50 +52,12 @@ def _plan_auto(
     """Pairs of form and parts (None: the whole graph), cached on the line graph."""
     key = ("auto", heads, k, v)
     if key not in line_graph._cache:
-        seg = segments(line_graph)
-        levelwise_cost = STATE_COST * seg.num_edges * k * v
-        dense = bucket_cost(seg.num_nodes, seg.num_edges) <= levelwise_cost
-        some = seg.num_edges > 0
-        large = ~dense & some
-        deep = _deep(line_graph, large, heads, k, v)
-        kinds = {"parallel": dense & some, "chunkwise": deep, "levelwise": large & ~deep}
-        used = [form for form, parts in kinds.items() if parts.any()] or ["parallel"]
-        if len(used) == 1:
-            plan = [(used[0], None)]
-        else:
-            kinds[used[0]] |= ~some
-            plan = [(form, subgraph(line_graph, kinds[form])) for form in used]
-        line_graph._cache[key] = plan
+        parts = cheapest(line_graph, heads, k, v).parts
+        line_graph._cache[key] = [
+            (form, None if len(parts) == 1 else subgraph(line_graph, members))
+            for form, members in parts.items()
+        ]
     return line_graph._cache[key]
-
-
-def _deep(line_graph: LineGraph, large: np.ndarray, heads: int, k: int, v: int) -> np.ndarray:
-    """[P] which of the ``large`` parts go chunkwise: the narrow ones, or none."""
-    seg = segments(line_graph)
-    if not large.any():
-        return large
-    levels = np.zeros(seg.num_edges.size, dtype=np.int64)
-    np.maximum.at(levels, seg.edge_part, line_graph.level.cpu().numpy() + 1)
-    narrow = large & (seg.num_edges <= NARROW * levels)
-    edges = heads * int(seg.num_edges[narrow].sum())
-    levelwise = LEVEL_COST * int(levels[narrow].max(initial=0)) + STATE_COST * edges * k * v
-    chunkwise = CHUNKS_COST + CHUNK_COST * edges * (LARGEST + k + v)
-    return narrow & (chunkwise < levelwise)
-
-
-def plstm_cost(line_graph: LineGraph, heads: int, k: int, v: int) -> float:
-    """Microseconds, forward plus backward, that the cost model expects of ``form="auto"``."""
-    total = 0.0
-    for form, sub in _plan_auto(line_graph, heads, k, v):
-        graph = line_graph if sub is None else sub.line_graph
-        seg = segments(graph)
-        if form == "parallel":
-            total += heads * float(bucket_cost(seg.num_nodes, seg.num_edges).sum())
-        elif form == "chunkwise":
-            total += CHUNKS_COST + CHUNK_COST * heads * graph.num_edges * (LARGEST + k + v)
-        else:
-            total += LEVEL_COST * graph.num_levels + STATE_COST * heads * graph.num_edges * k * v
-    return total
 
 
 def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:

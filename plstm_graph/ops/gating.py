@@ -34,7 +34,7 @@ from plstm_graph.dag.schedule import level_schedule
 from plstm_graph.dag.walk import walk
 from plstm_graph.ops import native
 from plstm_graph.ops.checks import check_plstm, compute_dtype, resolve_backend
-from plstm_graph.ops.dispatch import plstm_cost
+from plstm_graph.ops.cost import cheapest
 from plstm_graph.ops.scan import levelwise_dag_scan
 from plstm_graph.ops.triton.dag_scan import triton_dag_scan
 
@@ -231,4 +231,4 @@ def gating_pays(
     if heads * n * n > MAX_GATING:
         return False
     ours = heads * n * (views * ROW_COST * e + ATTENTION_COST * n)
-    return ours < plstm_cost(line_graph, views * heads, query.size(-1), value.size(-1))
+    return ours < cheapest(line_graph, views * heads, query.size(-1), value.size(-1)).cost

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from plstm_graph import LineGraph
 from plstm_graph.dag.canonical import canonical_rank
 from plstm_graph.dag.levels import components, longest_path_levels
-from plstm_graph.dag.orient import ORIENTATIONS, bfs_depth, orient, orient_numpy
+from plstm_graph.dag.orient import DRAWN, ORIENTATIONS, bfs_depth, orient, orient_numpy
 from tests.dag.dag_helpers import dags, symmetric, undirected_graphs
+from tests.zoo import SMILES, disjoint, molecule
 
 GRAPHS = undirected_graphs()
-NAMES = [name for name in ORIENTATIONS if name != "random"]
+NAMES = [name for name in ORIENTATIONS if name not in DRAWN]
 
 
 def tensor(edge_index) -> torch.Tensor:
@@ -83,19 +84,69 @@ def test_batch_is_judged_graph_by_graph(name):
         orient(tensor(union), int(first_node[-1]), name)
 
 
-def test_random_is_seeded_and_fresh():
+@pytest.mark.parametrize("name", DRAWN)
+def test_draws_are_seeded_and_fresh(name):
     edge_index = tensor(symmetric(GRAPHS["random"]))
-    draw = lambda seed: orient(edge_index, 60, "random", seed=seed).tolist()  # noqa: E731
+    draw = lambda seed: orient(edge_index, 60, name, seed=seed).tolist()  # noqa: E731
     assert draw(1) == draw(1) != draw(2)
     torch.manual_seed(0)
     a, b = draw(None), draw(None)
     torch.manual_seed(0)
     assert a == draw(None) and a != b
-    # Every edge turns either way about equally often.
+
+
+def test_random_turns_every_edge_either_way_about_equally_often():
+    edge_index = tensor(symmetric(GRAPHS["random"]))
     forward = np.zeros(180, dtype=int)
     for seed in range(200):
-        forward[draw(seed)] += 1
+        forward[orient(edge_index, 60, "random", seed=seed)] += 1
     assert forward.min() > 60 and forward.max() < 140
+
+
+def test_random_bfs_has_a_uniform_root_and_its_distances():
+    """Of a path from any node: one source, which is each node equally often."""
+    edge_index = symmetric(nx.path_graph(5))
+    roots = np.zeros(5, dtype=int)
+    for seed in range(500):
+        src, dst = edge_index[:, orient_numpy(edge_index, 5, "random_bfs", seed=seed)]
+        (root,) = set(range(5)) - set(dst.tolist())
+        assert (abs(dst - root) == abs(src - root) + 1).all()
+        roots[root] += 1
+    assert roots.min() > 60 and roots.max() < 140
+
+
+def test_random_bfs_of_molecules_is_deep_in_each_component():
+    """As deep as the distances from some node, where random ranks are shallow."""
+    edge_index = disjoint([molecule(SMILES[0])] * 3, batch=True).edge_index.numpy()
+    both = np.concatenate([edge_index, edge_index[::-1]], axis=1)
+    label = components(both, 42)
+    graph = nx.Graph(edge_index.T.tolist())
+    depths = {"random": [], "random_bfs": []}
+    for name, found in depths.items():
+        for seed in range(20):
+            src, dst = both[:, orient_numpy(both, 42, name, seed=seed)]
+            level = longest_path_levels(np.stack([src, dst]), 42)
+            found.append(level.max())
+            if name == "random_bfs":
+                roots = np.flatnonzero(level == 0)
+                assert len(roots) == len(set(label[roots])) == len(set(label))
+                for root in roots:
+                    for node, length in nx.single_source_shortest_path_length(graph, root).items():
+                        assert level[node] >= length
+    assert np.mean(depths["random_bfs"]) > np.mean(depths["random"]) + 2
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_draws_leave_the_dags_of_a_batch_alone(name):
+    ring, path = symmetric(nx.cycle_graph(8)), symmetric(nx.path_graph(4))
+    dag = np.array([[2, 2, 1], [1, 0, 0]])
+    union = np.concatenate([ring, dag + 8, path + 11], axis=1)
+    batch = torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor([8, 3, 4]))
+    for seed in range(5):
+        kept = orient(tensor(union), 15, name, batch=batch, seed=seed).numpy()
+        assert kept[(kept >= 16) & (kept < 19)].tolist() == [16, 17, 18]
+        assert len(kept) == 8 + 3 + 3
+        assert (longest_path_levels(union[:, kept], 15) >= 0).all()
 
 
 @pytest.mark.parametrize("name", ["petersen", "ring", "grid", "path", "random", "tree", "disjoint"])

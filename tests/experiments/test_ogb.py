@@ -39,7 +39,7 @@ def values(result):
 
 
 def test_stopped_run_ends_like_an_uninterrupted_one(root, tmp_path, monkeypatch):
-    drawn = ["--orientation", "random", "--average", "2"]
+    drawn = ["--orientation", "random_bfs", "--average", "2"]
     (whole,) = run(root, tmp_path / "whole", *drawn)
     assert whole["finished"] and len({epoch["loss"] for epoch in whole["epochs"]}) == 3
 

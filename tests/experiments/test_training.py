@@ -20,6 +20,7 @@ from experiments.models import (
 from experiments.reporting import final_metrics
 from experiments.training import GraphModule, chosen_epoch, epoch_metrics
 from plstm_graph.dag.molecule import from_smiles
+from plstm_graph.dag.orient import DRAWN
 
 
 @pytest.fixture(scope="module")
@@ -149,15 +150,16 @@ def test_only_random_orientations_are_averaged(graphs):
     average = {
         (name, orientation): Views.of(ModelConfig(name, 8, 1), parts, 2, orientation, 4).average
         for name in ("plstm", "gine")
-        for orientation in ("canonical", "random")
+        for orientation in ("canonical", *DRAWN)
     }
-    assert average.pop(("plstm", "random")) == 4
+    assert [average.pop(("plstm", orientation)) for orientation in DRAWN] == [4, 4]
     assert set(average.values()) == {1}
 
 
-def test_orientations_are_drawn_anew_for_each_epoch(graphs):
+@pytest.mark.parametrize("orientation", DRAWN)
+def test_orientations_are_drawn_anew_for_each_epoch(graphs, orientation):
     parts = {"train": graphs[:1], "valid": graphs, "test": graphs}
-    loader = Views.of(ModelConfig("plstm", 8, 1), parts, 1, "random").train_loader()
+    loader = Views.of(ModelConfig("plstm", 8, 1), parts, 1, orientation).train_loader()
     torch.manual_seed(0)
     drawn = {str(next(iter(loader)).dag_edge_index.tolist()) for _ in range(5)}
     assert len(drawn) > 1

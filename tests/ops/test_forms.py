@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plstm_graph import LineGraph
-from plstm_graph.ops import chunk_borders, dispatch, levelwise, plstm
+from plstm_graph.ops import chunk_borders, cost, dispatch, levelwise, plstm
 from plstm_graph.ops.propagate import FORMS, propagate, tables_of
 from tests.ops.conftest import chunks_of
 from tests.zoo import ZOO, disjoint, inputs, random_dag
@@ -154,7 +154,9 @@ def test_auto_sends_outliers_to_another_form(monkeypatch):
     """A batch of mixed sizes is split, and the two kinds come back to their places."""
     graphs = [random_dag(40, 90, 3), *(random_dag(6, 9, i) for i in range(5))]
     line_graph = disjoint(graphs, batch=True)
-    monkeypatch.setattr(dispatch, "STATE_COST", 0.02)
+    for name in ("BUCKET_COST", "LEVEL_COST", "SPLIT_COST"):  # which outweigh so few small parts
+        monkeypatch.setattr(cost, name, 0.0)
+    monkeypatch.setattr(cost, "STATE_COST", 0.02)
     plan = dispatch._plan_auto(line_graph, 2, 3, 4)
     assert [form for form, _ in plan] == ["parallel", "levelwise"]
     assert plan[1][1].line_graph.num_nodes == 40

@@ -1,0 +1,93 @@
+r"""The cost model behind ``form="auto"``: microseconds, forward plus backward, tables included.
+
+Of a part of the batch with n nodes, E edges on so many levels and L line edges, for one head:
+
+- parallel: :func:`plstm_graph.dag.segments.bucket_cost` (dense solves, passes over rows);
+- levelwise: ``(STATE_COST * E + LINE_COST * L) * K V`` (passes over the states);
+- chunkwise, with chunks of c edges: ``CHUNK_COST * E (c + K + V)``, and for the states that cross
+  their borders, about as many as line edges on a level,
+  ``BORDER_COST * (E / c - 1) (L / levels) * K V``.
+
+A form that is used at all costs its own operations, too: ``BUCKET_COST``, ``LEVEL_COST`` for each
+level of the deepest part, or ``CHUNKS_COST``; a second and a third one ``SPLIT_COST`` each, since
+the batch is then taken apart and put together. The forms with the least sum are taken, each part by
+the one that is cheapest for it.
+
+The constants are least squares of relative errors over 45 batches: molecules of ogbg-molhiv, NCI1
+and Peptides-func (8 to 256, in four orientations), paths, bands i -> i + 1, ..., i + w, and grids,
+mostly with H = 4 and K = V = 24, in float32 on one core of an AMD EPYC; other devices use the same
+ones. They fit the parallel form to 10 % and the others to 20 %. STATE_COST is rounded up, since
+states of more than some tens of megabytes take up to twice the time, for their pages; SPLIT_COST
+was set by batches of 32 and 64 peptides.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from plstm_graph.dag.chunks import chunk_size
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.segments import BUCKET_COST, bucket_cost, segments
+
+FORMS = ("parallel", "chunkwise", "levelwise")
+#: Per element of an edge's state, and of a line edge's; per level.
+STATE_COST, LINE_COST, LEVEL_COST = 3.5e-3, 2e-3, 30.0
+#: The chunkwise form's operations; per column of an edge; per element of a state at a border.
+CHUNKS_COST, CHUNK_COST, BORDER_COST = 1900.0, 1.6e-2, 1.4e-2
+#: Each form beyond the first.
+SPLIT_COST = 4000.0
+
+
+class Choice(NamedTuple):
+    """Microseconds, and for each form that is used [P] bool, which parts it gets."""
+
+    cost: float
+    parts: dict[str, np.ndarray]
+
+
+def cheapest(line_graph: LineGraph, heads: int, k: int, v: int) -> Choice:
+    """The cheapest forms; parts without edges go to the first of them."""
+    seg = segments(line_graph)
+    levels = np.zeros(seg.num_edges.size, dtype=np.int64)
+    np.maximum.at(levels, seg.edge_part, line_graph.level.cpu().numpy() + 1)
+    lines = seg.edge_part[line_graph.line_index[0].cpu().numpy()]
+    lines = np.bincount(lines, minlength=levels.size)
+    some, c = seg.num_edges > 0, chunk_size(line_graph)
+    crossing = np.maximum(seg.num_edges / c - 1, 0) * lines / np.maximum(levels, 1)
+    costs = heads * np.stack(
+        [
+            bucket_cost(seg.num_nodes, seg.num_edges),
+            CHUNK_COST * seg.num_edges * (c + k + v) + BORDER_COST * crossing * k * v,
+            (STATE_COST * seg.num_edges + LINE_COST * lines) * k * v,
+        ]
+    )
+    best = Choice(0.0, {FORMS[0]: ~some})
+    if some.any():
+        best = min(
+            (
+                _choice(costs, levels, some, used)
+                for count in range(1, len(FORMS) + 1)
+                for used in combinations(range(len(FORMS)), count)
+            ),
+            key=lambda choice: choice.cost,
+        )
+    return best
+
+
+def _choice(
+    costs: np.ndarray, levels: np.ndarray, some: np.ndarray, used: tuple[int, ...]
+) -> Choice:
+    """Each part by the cheapest of the forms ``used``."""
+    form = np.array(used)[costs[list(used)].argmin(0)]
+    parts = {i: some & (form == i) for i in used}
+    parts = {i: members for i, members in parts.items() if members.any()}
+    total = SPLIT_COST * (len(parts) - 1)
+    for i, members in parts.items():
+        deepest = LEVEL_COST * float(levels[members].max())
+        total += (BUCKET_COST, CHUNKS_COST, deepest)[i] + float(costs[i, members].sum())
+    first = min(parts)
+    parts[first] = parts[first] | ~some
+    return Choice(total, {FORMS[i]: members for i, members in parts.items()})
