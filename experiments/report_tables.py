@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from experiments import dags
+from experiments.published import ARROW_POINTING
 from experiments.reporting import title
 
 NOT_RUN = "not run yet"
@@ -150,6 +151,19 @@ def images(results: Results) -> Rows:
             f"{found['images']['test']:,}", str(found["protocol"]["epochs"]),
             " / ".join(f"{row['parameters']:,}" for row in rows),
         )  # fmt: skip
+
+
+@table("arrow pointing")
+def arrow_pointing(results: Results) -> Rows:
+    yield "mean of the seeds ± 90 % interval", "test", "ext", "seeds", "published test / ext"
+    for variant, row in results.one("arrow_pointing/report")["variants"].items():
+        cells = []
+        for part in ("test", "ext"):
+            half = row[f"{part}_half_width"]
+            cells.append(f"{row[part]:.3f}" + ("" if half is None else f" ± {half:.3f}"))
+        label = title(variant) if variant == "ViT" else f"pLSTM, {variant}"
+        published = " / ".join(f"{value:.3f}" for value in ARROW_POINTING[variant])
+        yield label, *cells, str(len(row["seeds"])), published
 
 
 MUTAG = {
