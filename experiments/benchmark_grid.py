@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.benchmark import edge_loop, medians, peak_rss
+from experiments.benchmark_tools import edge_loop, medians, peak_rss
 from plstm_graph.nn import PLSTMGrid
 from plstm_graph.nn.grid_gates import grid_tables
 

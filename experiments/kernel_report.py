@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch_geometric.data import Batch
 
-from experiments.benchmark import HEADS, SIZE, molecule_like, random_dag
+from experiments.benchmark_tools import HEADS, SIZE, molecule_like, random_dag
 from experiments.reporting import command_line, write_json
 from plstm_graph import LineGraph, grid_line_graph
 from plstm_graph.ops.triton import aot
