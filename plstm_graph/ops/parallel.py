@@ -32,6 +32,7 @@ from torch import Tensor
 
 from plstm_graph.dag.buckets import BucketPlan
 from plstm_graph.dag.schedule import LevelSchedule
+from plstm_graph.ops import native
 from plstm_graph.ops.scan import edge_dot, scan_levels_
 
 
@@ -73,13 +74,25 @@ def _place(values: Tensor, position: Tensor, size: int) -> Tensor:
 
 
 def dense_solver(transition: Tensor, plan: BucketPlan) -> Solver:
-    """Triangular solves with the dense I - T of each part and head."""
+    """Triangular solves with the dense I - T of each part and head.
+
+    On CPUs a compiled loop (:mod:`plstm_graph.ops.native`) passes over what is zero in T, and does
+    not depend on how a library of linear algebra spreads small systems over threads.
+    """
     heads = transition.size(1)
     upper = bool(plan.upper)
     size = sum(b * heads * e * e for b, _, e, _ in plan.sizes.tolist())
     systems = _stacks(_place(transition.neg(), plan.line_entry, size), plan, heads, 2, 2)
 
+    compiled = transition.device.type == "cpu" and not native.unavailable()
+
     def solve_(i: int, rows: Tensor, adjoint: bool) -> None:
+        if compiled:
+            units, edges, width = rows.shape
+            native.run(
+                "solve", rows.dtype, units, 0, systems[i], rows, edges, width, upper, adjoint
+            )
+            return
         system = systems[i] if adjoint else systems[i].mT
         torch.linalg.solve_triangular(
             system, rows.mT, upper=upper == adjoint, left=False, unitriangular=True, out=rows.mT

@@ -111,13 +111,16 @@ def test_scan_is_that_of_torch(name, dtype):
         torch.testing.assert_close(c, expected)
 
 
-def test_chunkwise_without_kernels(monkeypatch):
+@pytest.mark.parametrize("form", ["chunkwise", "parallel"])
+@pytest.mark.parametrize("turn", [False, True])
+def test_forms_without_kernels(form, turn, monkeypatch):
     g = ZOO["everything"]()
+    g = g.reverse() if turn else g
     args = [x.detach().requires_grad_() for x in inputs(g)]
     results = []
     for switch in ("1", "0"):
         monkeypatch.setenv("PLSTM_NATIVE", switch)
-        out = plstm(*args, g, form="chunkwise")
+        out = plstm(*args, g, form=form)
         results.append((out, *torch.autograd.grad(out.square().sum(), args)))
     for a, b in zip(*results):
         torch.testing.assert_close(a, b)
@@ -125,4 +128,4 @@ def test_chunkwise_without_kernels(monkeypatch):
 
 def test_source_is_shipped():
     folder = os.path.dirname(native.__file__)
-    assert {"kernels.c", "vector.c", "gating.c", "scan.c"} <= set(os.listdir(folder))
+    assert {"kernels.c", "vector.c", "gating.c", "scan.c", "solve.c"} <= set(os.listdir(folder))

@@ -8,6 +8,7 @@
 #include "vector.c"
 #include "gating.c"
 #include "scan.c"
+#include "solve.c"
 #undef REAL
 #undef NAME
 
@@ -16,5 +17,6 @@
 #include "vector.c"
 #include "gating.c"
 #include "scan.c"
+#include "solve.c"
 #undef REAL
 #undef NAME
