@@ -111,7 +111,7 @@ def train(
         patch = 2 if dataset == "digits" else default_patch(*sides)
     plstm = VisionConfig(
         "plstm", tuple(sides), channels, len(data.classes), patch, width, depth, heads, pooling,
-        {"modes": modes},
+        options={"modes": modes},
     )  # fmt: skip
     budget = count_parameters(build(plstm))
     fits = {}
