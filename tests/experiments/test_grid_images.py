@@ -137,8 +137,7 @@ def test_gating_fields_are_those_of_the_layers(trained):
     net = module.net
     with torch.no_grad():
         x = (image[None] / 255 - module.pixels[0]) / module.pixels[1]
-        x = (net.embed(x) + net.position).movedim(1, -1)
-        expected = net.blocks[0].layer.gating(net.blocks[0].norm(x))[0].abs().mean(0)
+        expected = net.blocks[0].layer.gating(net.blocks[0].norm(net.embed(x)))[0].abs().mean(0)
     torch.testing.assert_close(fields["P-mode (block 1)"], expected)
 
 
