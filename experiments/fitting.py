@@ -23,7 +23,7 @@ from torch_geometric.data import Batch, Data
 
 from experiments.loading import Views
 from experiments.models import Inputs, ModelConfig, count_parameters, to_dict
-from experiments.training import MONITOR, GraphModule, History
+from experiments.training import MONITOR, GraphModule, History, WeightAverage
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Protocol:
         devices: number of devices.
         strategy: auto, or ddp for several devices.
         workers: processes that load batches.
+        ema: decay of the moving average of the weights that is validated, tested and kept; 0 for
+            the weights themselves.
     """
 
     epochs: int = 20
@@ -56,6 +58,7 @@ class Protocol:
     devices: str = "auto"
     strategy: str = "auto"
     workers: int = 0
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def make_trainer(
 ) -> L.Trainer:
     """A trainer without notices; ``options`` go to :class:`lightning.Trainer`."""
     callbacks = [history, *callbacks]
+    if protocol.ema:
+        callbacks.append(WeightAverage(decay=protocol.ema))
     if sys.stdout.isatty():  # a log file would get a line for every step
         callbacks.append(RichProgressBar(leave=False))
     return L.Trainer(

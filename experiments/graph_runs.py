@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,14 @@ from experiments import reporting, resuming
 from experiments.fitting import Protocol, make_module, predict
 from experiments.loading import Views
 from experiments.models import ModelConfig, count_parameters, to_dict
-from experiments.training import MONITOR, History, chosen_epoch, epoch_metrics, seconds_per_epoch
+from experiments.training import (
+    MONITOR,
+    History,
+    WeightAverage,
+    chosen_epoch,
+    epoch_metrics,
+    seconds_per_epoch,
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,9 @@ class TestBest(Callback):
         history = next(c for c in trainer.callbacks if isinstance(c, History))
         best = chosen_epoch(history.epochs, f"valid_{self.metric}", self.mode)
         if best == len(history.epochs) - 1:
-            pred = predict(module, self.batches, module.device)
+            average = next((c for c in trainer.callbacks if isinstance(c, WeightAverage)), None)
+            with average.applied(module) if average else nullcontext():
+                pred = predict(module, self.batches, module.device)
             module.train()
             history.epochs[best][f"test_{self.metric}"] = self.score(pred)
 

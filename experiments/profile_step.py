@@ -77,7 +77,7 @@ def measure(
     """
     stages = Stages()
     watch(module, stages)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=module.hparams.lr)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=module.hparams.lr, fused=True)
     config = ModelConfig(**module.hparams.model)
     collate = collate_of(config.name, orientation)
     found: dict[str, list[float]] = defaultdict(list)

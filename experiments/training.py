@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
@@ -163,7 +165,7 @@ def adamw(module: L.LightningModule) -> dict:
     plain = [p for p in module.parameters() if p.dim() < 2]
     decayed = [p for p in module.parameters() if p.dim() >= 2]
     groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=hp.lr, weight_decay=hp.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=hp.lr, weight_decay=hp.weight_decay, fused=True)
     steps = max(1, module.trainer.estimated_stepping_batches)
     warmup = max(1, steps * hp.warmup_epochs // max(1, module.trainer.max_epochs))
 
@@ -211,8 +213,34 @@ class History(Callback):
         return sum(epoch["seconds"] for epoch in self.epochs)
 
     @property
-    def seconds_per_epoch(self) -> float:
+    class WeightAverage(EMAWeightAveraging):
+    """The moving average of the weights over the steps, which is validated and kept."""
+
+    @contextmanager
+    def applied(self, module: L.LightningModule) -> Iterator[None]:
+        """The module with the averaged weights, as it is in validation."""
+        self._swap_models(module)
+        try:
+            yield
+        finally:
+            self._swap_models(module)
+
+
+def seconds_per_epoch(self) -> float:
         return seconds_per_epoch(self.epochs)
+
+
+class WeightAverage(EMAWeightAveraging):
+    """The moving average of the weights over the steps, which is validated and kept."""
+
+    @contextmanager
+    def applied(self, module: L.LightningModule) -> Iterator[None]:
+        """The module with the averaged weights, as it is in validation."""
+        self._swap_models(module)
+        try:
+            yield
+        finally:
+            self._swap_models(module)
 
 
 def seconds_per_epoch(epochs: list[dict[str, float]], key: str = "seconds") -> float:

@@ -7,7 +7,7 @@
 StratifiedKFold(10, shuffle, seed 42), the rest 8 : 1 into training and validation; 100 epochs of
 AdamW, learning rate 1e-3, cosine with 5 epochs of warm-up, batches of 64, under 300,000
 parameters. What counts is the test accuracy at the first epoch that reaches the best validation
-accuracy; the test set is read for nothing else.
+accuracy; the test set is read only where an epoch is the best so far.
 
 A run is one row of the table. Each of its data sets has a file of its own, written after every
 fold: the same command goes on with the next one. Processes with other rows or other --sets may
@@ -27,6 +27,7 @@ from datasets import SPLITS, GraphDataset, InputError, cross_validation_split
 from datasets import tu as tu_sets
 from experiments import cli, reporting, resuming
 from experiments.fitting import Protocol, make_module, make_trainer, quiet
+from experiments.graph_runs import TestBest
 from experiments.loading import Views
 from experiments.models import GraphNet, Inputs, ModelConfig, count_parameters, to_dict
 from experiments.training import History, chosen_epoch
@@ -126,17 +127,17 @@ def _run_folds(
 def run_fold(
     data: GraphDataset, config: ModelConfig, protocol: Protocol, orientation: str, average: int
 ) -> dict:
-    """Train on one fold: its test accuracy, the chosen epoch (from 1), and all curves."""
+    """Train on one fold: its test accuracy, the chosen epoch (from 1), and its curves."""
     L.seed_everything(protocol.seed, workers=True, verbose=False)
     parts = {name: data.part(name) for name in SPLITS}
     views = Views.of(config, parts, protocol.batch_size, orientation, average, protocol.seed)
     module = make_module(config, parts["train"], data.task, protocol, views.average, orientation)
     history = History()
-    trainer = make_trainer(protocol, history, enable_checkpointing=False)
-    loaders = [views.eval_loader("valid"), views.eval_loader("test")]
-    trainer.fit(module, views.train_loader(protocol.workers), loaders)
+    test_best = TestBest(data, parts["test"], views, "accuracy", "max")
+    trainer = make_trainer(protocol, history, test_best, enable_checkpointing=False)
+    trainer.fit(module, views.train_loader(protocol.workers), [views.eval_loader("valid")])
     best = chosen_epoch(history.epochs, "valid_accuracy", "max")
-    keys = ("loss", "valid_accuracy", "test_accuracy")
+    keys = ("loss", "valid_accuracy")
     return {
         "test_accuracy": history.epochs[best]["test_accuracy"],
         "valid_accuracy": history.epochs[best]["valid_accuracy"],

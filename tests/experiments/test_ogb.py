@@ -38,8 +38,9 @@ def values(result):
     return [{k: v for k, v in e.items() if "seconds" not in k} for e in result["epochs"]]
 
 
-def test_stopped_run_ends_like_an_uninterrupted_one(root, tmp_path, monkeypatch):
-    drawn = ["--orientation", "random_bfs", "--average", "2"]
+@pytest.mark.parametrize("ema", ["0.0", "0.9"])
+def test_stopped_run_ends_like_an_uninterrupted_one(root, tmp_path, monkeypatch, ema):
+    drawn = ["--orientation", "random_bfs", "--average", "2", "--protocol.ema", ema]
     (whole,) = run(root, tmp_path / "whole", *drawn)
     assert whole["finished"] and len({epoch["loss"] for epoch in whole["epochs"]}) == 3
 
@@ -68,8 +69,9 @@ def test_stopped_run_ends_like_an_uninterrupted_one(root, tmp_path, monkeypatch)
         run(root, out)
 
 
-def test_test_score_is_that_of_the_chosen_epoch(root, tmp_path):
-    (result,) = run(root, tmp_path)
+@pytest.mark.parametrize("ema", ["0.0", "0.9"])
+def test_test_score_is_that_of_the_chosen_epoch(root, tmp_path, ema):
+    (result,) = run(root, tmp_path, "--protocol.ema", ema)
     best = min(result["epochs"], key=lambda epoch: epoch["valid_rmse"])
     assert best is result["epochs"][result["best_epoch"] - 1]
     assert result["test_rmse"] == best["test_rmse"]
