@@ -213,20 +213,7 @@ class History(Callback):
         return sum(epoch["seconds"] for epoch in self.epochs)
 
     @property
-    class WeightAverage(EMAWeightAveraging):
-    """The moving average of the weights over the steps, which is validated and kept."""
-
-    @contextmanager
-    def applied(self, module: L.LightningModule) -> Iterator[None]:
-        """The module with the averaged weights, as it is in validation."""
-        self._swap_models(module)
-        try:
-            yield
-        finally:
-            self._swap_models(module)
-
-
-def seconds_per_epoch(self) -> float:
+    def seconds_per_epoch(self) -> float:
         return seconds_per_epoch(self.epochs)
 
 
