@@ -4,8 +4,8 @@
     python -m experiments.report --check     # fail, with a diff, if anything is
 
 The README says where tables go: between ``<!-- table: NAME -->`` and ``<!-- /table -->``. The
-tables are those of :mod:`experiments.report_tables`, the charts in docs/ those of
-:mod:`experiments.report_plots`.
+tables are those of :mod:`experiments.report_tables` and :mod:`experiments.report_graph_tables`,
+the charts in docs/ those of :mod:`experiments.report_plots`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from datasets import InputError
-from experiments import cli
+from experiments import cli, report_graph_tables  # noqa: F401 the tables register themselves
 from experiments.report_plots import PLOTS, draw, stored
 from experiments.report_tables import TABLES, NotRun, Results, markdown
 

@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from experiments import dags
 from experiments.published import ARROW_POINTING
 from experiments.reporting import title
 
@@ -166,28 +165,6 @@ def arrow_pointing(results: Results) -> Rows:
         yield label, *cells, str(len(row["seeds"])), published
 
 
-MUTAG = {
-    "gin": "GIN",
-    "plstm_local": 'pLSTM with a GINE layer beside each pLSTM layer (`local="gine"`)',
-    "plstm": "pLSTM",
-    "plstm_random_4": "pLSTM, orientations drawn in training, 4 averaged in prediction",
-}
-
-
-@table("MUTAG")
-def mutag(results: Results) -> Rows:
-    yield "model", "test accuracy", "parameters"
-    for name, label in MUTAG.items():
-        try:
-            found = results.one(f"tu_{name}_mutag")
-        except NotRun:
-            yield label, NOT_RUN
-            continue
-        yield label, mean_sd(found["test_accuracy_folds"]), f"{found['parameters']:,}"
-    yield "published pLSTM", "0.851 ± 0.06"
-    yield "published GIN", "0.825"
-
-
 @table("main job")
 def main_job(results: Results) -> Rows:
     yield (
@@ -205,20 +182,3 @@ def main_job(results: Results) -> Rows:
             label, f"{row['test']['rmse']:.3f}", f"{row['test']['mae']:.3f}", ", ".join(seeds),
             f"{row['parameters']:,}", f"{row['seconds_per_epoch']:.1f}",
         )  # fmt: skip
-
-
-NA = ("na_plstm", "na_dag_lstm", "na_gcn")
-
-
-@table("neural architectures")
-def neural_architectures(results: Results) -> Rows:
-    yield "model", "test RMSE", "test r", "seeds", "parameters", "seconds per epoch"
-    for name in NA:
-        label, runs = title(name.removeprefix("na_")), results.finished(name)
-        if not runs:
-            yield label, NOT_RUN
-            continue
-        metrics = (mean_sd([run[f"test_{metric}"] for run in runs]) for metric in dags.PUBLISHED)
-        seconds = statistics.median(run["seconds_per_epoch"] for run in runs)
-        yield label, *metrics, str(len(runs)), f"{runs[0]['parameters']:,}", f"{seconds:.1f}"
-    yield "published DAGNN", *(f"{value:.3f}" for value in dags.PUBLISHED.values())

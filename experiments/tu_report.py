@@ -11,6 +11,7 @@ from datasets.tu import NAMES
 from experiments import published, reporting
 
 FOLDS = 10
+HEADING = ["model", *NAMES, "AVG", "parameters", "s/epoch"]
 LEGEND = (
     "Test accuracy at the first epoch of best validation accuracy: mean and standard deviation of "
     "10 folds, below the published mean. AVG: mean of the four sets. * not all folds done, or not "
@@ -35,22 +36,20 @@ def read(folder: Path) -> dict[str, dict[str, dict]]:
     return {row: rows[row] for row in (*known, *(row for row in rows if row not in known))}
 
 
-def table(folder: Path) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of cells: each published row, and below it ours."""
-    heading = ["model", *NAMES, "AVG", "parameters", "s/epoch"]
-    cells = []
+def cells(folder: Path) -> list[list[str]]:
+    """Rows of the table: each published row, and below it ours."""
+    rows = []
     for row, results in read(folder).items():
         title = reporting.title(row)
         if numbers := published.TU.get(row):
             values = [f"{numbers[key]:.4f}" for key in (*NAMES, "AVG")]
-            cells.append([f"{title}, published", *values, "", ""])
-        cells.append([title, *_ours(results)])
-    return heading, cells
+            rows.append([f"{title}, published", *values, "", ""])
+        rows.append([title, *_ours(results)])
+    return rows
 
 
 def _ours(results: dict[str, dict]) -> list[str]:
     values = [_accuracy(results[name]) if name in results else "" for name in NAMES]
-    complete = all(name in results and not _partial(results[name]) for name in NAMES)
     means = [result["test_accuracy_mean"] for result in results.values()]
     sizes = [result["parameters"] for result in results.values()]
     least, most = f"{min(sizes):,}", f"{max(sizes):,}"
@@ -60,10 +59,15 @@ def _ours(results: dict[str, dict]) -> list[str]:
     ]
     return [
         *values,
-        f"{statistics.mean(means):.4f}" if complete else "",
+        f"{statistics.mean(means):.4f}" if complete(results) else "",
         least if least == most else f"{least} - {most}",
         f"{max(seconds):.2f}",
     ]
+
+
+def complete(results: dict[str, dict]) -> bool:
+    """Whether a row has all folds of all sets."""
+    return all(name in results and not _partial(results[name]) for name in NAMES)
 
 
 def _partial(result: dict) -> bool:
@@ -82,7 +86,6 @@ def report(folder: Path) -> dict[str, dict[str, dict]]:
     Args:
         folder: of the results, --out of the training.
     """
-    heading, cells = table(folder)
-    reporting.print_cells("TU sets", heading, cells)
+    reporting.print_cells("TU sets", HEADING, cells(folder))
     reporting.print_note(LEGEND)
     return read(folder)

@@ -62,10 +62,10 @@ def test_every_row_runs(path, root, tmp_path):
     assert result["model"]["readout"] == ("mean" if name == "plstm" else "sum")
     drawn = result["row"].endswith("random")
     assert (result["orientation"], result["average"]) == (
-        ("random", 8) if drawn else ("canonical" if name == "plstm" else "none", 1)
+        ("random_bfs", 4) if drawn else ("canonical" if name == "plstm" else "none", 1)
     )
-    heading, cells = tu_report.table(tmp_path)
-    assert len(heading) == len(cells[-1]) and cells[-1][4].endswith("*")
+    cells = tu_report.cells(tmp_path)
+    assert len(tu_report.HEADING) == len(cells[-1]) and cells[-1][4].endswith("*")
 
 
 def fabricated(row, dataset, accuracy, folds=10):
@@ -90,8 +90,7 @@ def test_report(tmp_path, capsys):
             path.write_text(json.dumps(fabricated(row, name, value, 10 if row == "plstm" else 3)))
     tu.main(["report", str(tmp_path)])
     assert "published" in capsys.readouterr().out
-    _, cells = tu_report.table(tmp_path)
-    rows = {row[0]: row[1:] for row in cells}
+    rows = {row[0]: row[1:] for row in tu_report.cells(tmp_path)}
     assert list(rows) == ["GIN, published", "GIN", "pLSTM, published", "pLSTM"]
     assert rows["GIN"][:5] == ["0.5000 ± 0.100 *", "0.7000 ± 0.100 *", "", "", ""]
     assert rows["pLSTM"] == [
