@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from datasets.tu import NAMES as TU
 from experiments import report
 from experiments.report_plots import PLOTS, draw, stored
 from experiments.report_tables import NOT_RUN, TABLES, Results, markdown
@@ -27,19 +28,19 @@ def copy(tmp_path):
 def test_another_result_is_noticed_and_brought_in(copy):
     folder, args = copy
     assert report.main(args) == []
-    old = Results(folder / "results").one("tu_gin_mutag")
-    old["test_accuracy_folds"] = [0.25, 0.75]
-    write_json(folder / "results" / "tu_gin_mutag.json", old)
+    old = Results(folder / "results").one("molecules_nci")
+    old["models"]["gine"]["test"]["rmse"] = 0.25
+    write_json(folder / "results" / "molecules_nci.json", old)
     before = (folder / "README.md").read_text()
     with pytest.raises(SystemExit) as failed:
         report.main([*args, "--check"])
     text = str(failed.value)
-    assert "-| GIN | 0.867" in text and "+| GIN | 0.500 ± 0.354 | 247,645 |" in text
-    assert "mutag.png: another chart" in text and "run python -m experiments.report" in text
+    assert "-| GINE | 0.640" in text and "+| GINE | 0.250 |" in text
+    assert "nci.png: another chart" in text and "run python -m experiments.report" in text
     assert (folder / "README.md").read_text() == before  # a check changes nothing
-    assert report.main(args) == ["README.md", "mutag.png"]
+    assert report.main(args) == ["README.md", "nci.png"]
     report.main([*args, "--check"])
-    assert stored(folder / "docs" / "mutag.png")["bars"]["GIN"] == [0.25, 0.75]
+    assert stored(folder / "docs" / "nci.png")["bars"]["GINE"][0] == 0.25
 
 
 def test_missing_chart_is_noticed(copy):
@@ -90,9 +91,9 @@ def test_neural_architectures(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda text: text.replace("<!-- table: MUTAG -->", "<!-- table: MUTTAG -->"),
-        lambda text: text.replace("<!-- table: MUTAG -->", ""),
-        lambda text: text.replace("<!-- table: MUTAG -->", "<!-- table: images -->"),
+        lambda text: text.replace("<!-- table: OGB -->", "<!-- table: OBG -->"),
+        lambda text: text.replace("<!-- table: OGB -->", ""),
+        lambda text: text.replace("<!-- table: OGB -->", "<!-- table: images -->"),
         lambda text: text + "<!-- table: open -->\n",
     ],
 )
@@ -100,5 +101,54 @@ def test_places_that_do_not_fit(copy, change):
     folder, args = copy
     readme = folder / "README.md"
     readme.write_text(change(readme.read_text()))
-    with pytest.raises(SystemExit, match=r"error: expected one place .* for each of MUTAG, "):
+    with pytest.raises(SystemExit, match=r"error: expected one place .* for each of OGB, "):
         report.main(args)
+
+
+def write_fold(folder, row, name, accuracies):
+    folds = {str(i): {"seconds_per_epoch": 1.0} for i in range(len(accuracies))}
+    result = {"row": row, "dataset": name, "limit": None, "parameters": 1234, "folds": folds}
+    scores = {
+        "test_accuracy_mean": sum(accuracies) / len(accuracies),
+        "test_accuracy_sd": 0.05,
+        "test_accuracy_folds": accuracies,
+    }
+    write_json(folder / f"tu_{row}_{name.lower()}.json", {**result, **scores})
+
+
+def test_tu_sets(tmp_path):
+    for i, name in enumerate(TU):
+        write_fold(tmp_path, "plstm", name, [0.5 + 0.1 * i, 0.6 + 0.1 * i] * 5)
+    write_fold(tmp_path, "gin", TU[0], [0.7] * 10)
+    rows = markdown("TU sets", Results(tmp_path)).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [
+        *("| GIN, published", "| GIN", "| pLSTM, published", "| pLSTM"),
+    ]
+    assert rows[3].endswith("| 0.8500 ± 0.050 | 0.7000 | 1,234 | 1.00 |")
+    chart = PLOTS["tu.png"](Results(tmp_path))
+    assert list(chart["bars"]) == ["pLSTM"]  # only rows with all sets
+    assert chart["bars"]["pLSTM"] == pytest.approx([0.65, 0.75] * 5)
+    assert chart["published"]["published pLSTM"] == 0.7368
+
+
+def test_ogb(tmp_path):
+    values = {"train_seconds_per_epoch": 12.0}
+    for seed, score in enumerate((0.77, 0.78)):
+        run = {"metric": "roc_auc", "test_roc_auc": score}
+        write_run(tmp_path, "ogb_gin_ogbg-molhiv", seed, **run, **values)
+    write_run(tmp_path, "ogb_gin_ogbg-molesol", 0, metric="rmse", test_rmse=1.0, **values)
+    unfinished = {"metric": "rmse", "test_rmse": 9.0, "finished": False, **values}
+    write_run(tmp_path, "ogb_plstm_ogbg-molesol", 0, **unfinished)
+    assert markdown("OGB", Results(tmp_path)).splitlines()[2:] == [
+        "| GIN | 0.775 ± 0.007 (2) | 1.000 (1) | | | 1,234 | 12.0 |",
+        "| GIN + virtual node, published | 0.771 | | | | | |",
+    ]
+
+
+def test_peptides(tmp_path):
+    values = {"metric": "average_precision", "test_average_precision": 0.6, "epochs_done": 5}
+    values |= {"protocol": {"epochs": 5}, "limit": None, "train_seconds_per_epoch": 9.0}
+    write_run(tmp_path, "peptides_plstm_peptides-func", 0, **values)
+    assert markdown("Peptides-func", Results(tmp_path)).splitlines()[2:] == [
+        "| pLSTM | 0.6000 | 0.5360 | 1 | 5/5 | 1,234 | 9.0 |",
+    ]
