@@ -10,9 +10,9 @@ from torch import Tensor
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops.triton.common import unavailable
 
-FORMS = ("auto", "naive", "parallel", "levelwise", "chunkwise")
-#: Forms without a Triton kernel: their steps are torch operations on any device.
-TORCH_FORMS = ("naive", "chunkwise")
+FORMS = ("auto", "naive", "parallel", "levelwise", "chunkwise", "walk")
+#: Forms without a Triton kernel.
+TORCH_FORMS = ("naive", "chunkwise", "walk")
 BACKENDS = ("auto", "torch", "triton")
 
 

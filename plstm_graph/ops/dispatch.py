@@ -41,6 +41,7 @@ from plstm_graph.ops.propagate import SEGMENTS, propagate, tables_of
 from plstm_graph.ops.scan import levelwise_dag_scan
 from plstm_graph.ops.triton.common import MAX_KEY_SIZE, unavailable
 from plstm_graph.ops.triton.dag_scan import tables_of_scan, triton_dag_scan
+from plstm_graph.ops.walk import unavailable as walk_unavailable
 
 #: Most elements that the dense systems of form="parallel" may hold together.
 MAX_DENSE = 1 << 30
@@ -94,6 +95,8 @@ def _inner_form(form: str, line_graph: LineGraph, heads: int, k: int, v: int) ->
         return "dense"
     if form == "chunkwise":
         return "chunks"
+    if form == "walk":
+        return form
     key = ("payload", heads, k, v)
     if key not in line_graph._cache:
         line_graph._cache[key] = payload_of(line_graph, heads, k, v)
@@ -135,8 +138,11 @@ def _run(
         return _auto(inputs, line_graph, scale)
     heads, k, v = inputs[0].size(1), inputs[0].size(2), inputs[2].size(2)
     inner = SEGMENTS if backend == "triton" else _inner_form(form, line_graph, heads, k, v)
-    if form == "parallel" and ("tables", inner, heads) not in line_graph._cache:
-        _check_dense(line_graph, heads)
+    if ("tables", inner, heads) not in line_graph._cache:
+        if form == "parallel":
+            _check_dense(line_graph, heads)
+        if form == "walk" and (why := walk_unavailable(line_graph.device)) is not None:
+            raise ValueError(f"expected form='walk' where it can run, but {why}; use form='auto'")
     return propagate(inputs, line_graph, scale=scale, form=inner)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from plstm_graph.dag.buckets import BucketPlan, bucket_plan
 from plstm_graph.dag.chunk_plan import ChunkPlan, ChunkTables, chunk_tables
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.part_walk import PartWalk, part_walk
 from plstm_graph.dag.schedule import LevelSchedule, level_schedule
 from plstm_graph.ops.chunkwise import Kept as ChunksKept
 from plstm_graph.ops.chunkwise import chunks_backward, chunks_forward
@@ -33,9 +34,10 @@ from plstm_graph.ops.parallel import (
 )
 from plstm_graph.ops.scan import edge_dot
 from plstm_graph.ops.triton.tables import ScanTables, bucket_tables
+from plstm_graph.ops.walk import walk_backward, walk_forward
 
-#: The forms of this module: dense gating rows, scanned gating rows, scanned states, chunks.
-FORMS = ("dense", "rows", "states", "chunks")
+#: The forms of this module: dense gating rows, scanned gating rows, scanned states, chunks, walks.
+FORMS = ("dense", "rows", "states", "chunks", "walk")
 #: One more, where Triton kernels can run: gating rows, one program per segment, head and tile.
 SEGMENTS = "segments"
 
@@ -64,6 +66,8 @@ def tables_of(line_graph: LineGraph, form: str, heads: int) -> list[Tensor]:
             tables += [*plan, *(tensor for schedule in schedules for tensor in schedule)]
         if form == "states":
             tables.append(line_graph.edge_index)
+        if form == "walk":
+            tables += part_walk(line_graph)
         line_graph._cache[key] = tables
     return line_graph._cache[key]
 
@@ -120,6 +124,8 @@ def _forward(
 ) -> tuple[Tensor, Kept]:
     if form == "states":
         return states_forward(*inputs, scale, _state_tables(tables)), None
+    if form == "walk":
+        return walk_forward(inputs, scale, PartWalk(*tables)), None
     if form == "chunks":
         return chunks_forward(*inputs, scale, _chunk_tables(tables))
     query, key, value, source, transition, mark, direct = inputs
@@ -138,6 +144,8 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     if form == "states":
         return states_backward(grad, inputs, scale, _state_tables(tables))
+    if form == "walk":
+        return walk_backward(grad, inputs, scale, PartWalk(*tables))
     if kept is None:
         kept = _forward(inputs, scale, form, tables)[1]
     if form == "chunks":

@@ -88,7 +88,7 @@ def test_batch_vector_in_any_order_and_with_gaps():
     assert seg.num_nodes.tolist() == [3, 3] and seg.num_edges.tolist() == [2, 2]
     data = [x.detach() for x in inputs(g)]
     expected = plstm(*data, both, form="naive")
-    for form in ("parallel", "levelwise", "chunkwise", "auto"):
+    for form in ("parallel", "levelwise", "chunkwise", "walk", "auto"):
         assert torch.allclose(plstm(*data, g, form=form), expected)
         assert torch.allclose(
             plstm(*data, g.reverse(), form=form), plstm(*data, both.reverse(), form="naive")

@@ -145,14 +145,15 @@ def test_memory_is_linear_in_length():
 
 
 def test_auto_takes_chunks_for_deep_narrow_parts(monkeypatch):
+    monkeypatch.setenv("PLSTM_NATIVE", "0")
     line_graph = path(600)
     assert dispatch._plan_auto(line_graph, 4, 24, 24) == [("chunkwise", None)]
     assert dispatch._plan_auto(grid(20, 20), 4, 24, 24) == [("levelwise", None)]
-    parts = [path(600), *[path(30)] * 60, grid(20, 20), path(0)]
+    parts = [path(600), *[path(20)] * 120, grid(20, 20), path(0)]
     line_graph = disjoint(parts, batch=True)
     plan = dispatch._plan_auto(line_graph, 4, 24, 24)
     assert [form for form, _ in plan] == ["parallel", "chunkwise", "levelwise"]
-    assert [sub.line_graph.num_nodes for _, sub in plan] == [60 * 31 + 1, 601, 400]
+    assert [sub.line_graph.num_nodes for _, sub in plan] == [120 * 21 + 1, 601, 400]
     monkeypatch.setattr(dispatch, "_plan_auto", lambda *_: plan)
     args = inputs(line_graph)
     want = plstm(*args, line_graph, form="levelwise")

@@ -21,6 +21,11 @@ def small_chunks():
     """Not here: see tests/ops/conftest.py."""
 
 
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setenv("PLSTM_NATIVE", "0")
+
+
 def oriented(graphs, orientation) -> LineGraph:
     return LineGraph.from_data(ToLineGraph(orientation, seed=0)(Batch.from_data_list(graphs)))
 
@@ -30,11 +35,11 @@ def forms(line_graph, key_size: int = 24) -> list[str]:
 
 
 @pytest.mark.parametrize("orientation", ["canonical", "index", "random", "random_bfs"])
-def test_small_molecules_are_solved_densely(orientation):
+def test_small_molecules_are_solved_densely(orientation, no_compiler):
     assert forms(oriented(DRUGS, orientation)) == ["parallel"]
 
 
-def test_large_molecules_by_depth_and_width_of_the_states():
+def test_large_molecules_by_depth_and_width_of_the_states(no_compiler):
     """Deep and narrow ones go in chunks, shallow ones by level or, with wide heads, densely."""
     for orientation in ("index", "random_bfs"):
         deep = oriented(PEPTIDES, orientation)
@@ -45,9 +50,18 @@ def test_large_molecules_by_depth_and_width_of_the_states():
     assert forms(oriented(PEPTIDES + DRUGS * 4, "index")) == ["parallel", "chunkwise"]
 
 
-def test_small_remainders_stay_with_the_rest():
+def test_small_remainders_stay_with_the_rest(no_compiler):
     assert forms(disjoint([path(600), path(3)], batch=True)) == ["chunkwise"]
     assert forms(disjoint([grid(40, 40), path(600)], batch=True)) == ["chunkwise", "levelwise"]
+
+
+def test_narrow_heads_walk_where_there_is_a_compiler():
+    """States of K V numbers stay in the cache; wide ones are dearer than a molecule's matrices."""
+    for orientation in ("index", "random_bfs"):
+        assert forms(oriented(DRUGS, orientation), 16) == ["walk"]
+        assert forms(oriented(DRUGS, orientation), 96) == ["parallel"]
+        assert forms(oriented(PEPTIDES, orientation)) == ["walk"]
+    assert forms(path(20_000)) == ["chunkwise"]  # 2 MB of states for each column
 
 
 @pytest.mark.parametrize(

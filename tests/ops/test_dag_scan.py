@@ -123,12 +123,13 @@ def test_opcheck(name):
         torch.library.opcheck(propagate_op, (*args, 0.5, form, tables))
 
 
-@pytest.mark.parametrize("form", ["auto", "chunkwise"])
+@pytest.mark.parametrize("form", ["auto", "chunkwise", "walk"])
 @pytest.mark.parametrize("name", ["grid", "molecules"])
 def test_compile_without_graph_breaks(name, form):
     line_graph = prepare(ZOO[name](), 2, 3, 4)
     args = inputs(line_graph)
-    tables_of(line_graph, "chunks", 2)
+    for inner in ("chunks", "walk"):
+        tables_of(line_graph, inner, 2)
 
     def layer(*args):
         return 2 * plstm(*args, line_graph, scale=0.5, form=form)

@@ -13,7 +13,7 @@ from plstm_graph.ops.propagate import FORMS, propagate, tables_of
 from tests.ops.conftest import chunks_of
 from tests.zoo import ZOO, disjoint, inputs, random_dag
 
-PUBLIC = ("auto", "parallel", "levelwise", "chunkwise")
+PUBLIC = ("auto", "parallel", "levelwise", "chunkwise", "walk")
 
 
 def dense_plstm(query, key, value, source, transition, mark, direct, line_graph, scale=1.0):
@@ -190,7 +190,7 @@ def test_half_inputs_accumulate_in_float32(form, dtype):
     )
 
 
-@pytest.mark.parametrize("form", ["parallel", "levelwise", "chunkwise"])
+@pytest.mark.parametrize("form", ["parallel", "levelwise", "chunkwise", "walk"])
 def test_autocast_leaves_the_recurrence_alone(form):
     line_graph = ZOO["molecules"]()
     args = inputs(line_graph, dtype=torch.float32)

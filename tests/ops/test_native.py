@@ -111,7 +111,7 @@ def test_scan_is_that_of_torch(name, dtype):
         torch.testing.assert_close(c, expected)
 
 
-@pytest.mark.parametrize("form", ["chunkwise", "parallel"])
+@pytest.mark.parametrize("form", ["chunkwise", "parallel", "walk"])
 @pytest.mark.parametrize("turn", [False, True])
 def test_forms_without_kernels(form, turn, monkeypatch):
     g = ZOO["everything"]()

@@ -9,6 +9,7 @@
 #include "gating.c"
 #include "scan.c"
 #include "solve.c"
+#include "walk.c"
 #undef REAL
 #undef NAME
 
@@ -18,5 +19,6 @@
 #include "gating.c"
 #include "scan.c"
 #include "solve.c"
+#include "walk.c"
 #undef REAL
 #undef NAME

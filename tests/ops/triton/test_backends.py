@@ -87,7 +87,7 @@ def test_auto_takes_triton_on_gpus(monkeypatch):
         checks.resolve_backend("triton", gpu)
 
 
-@pytest.mark.parametrize("form", ["naive", "chunkwise"])
+@pytest.mark.parametrize("form", ["naive", "chunkwise", "walk"])
 def test_forms_without_a_kernel(form):
     line_graph = ZOO["fork"]()
     with pytest.raises(ValueError, match=rf"form='{form}', got 'triton'"):
