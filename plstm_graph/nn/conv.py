@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
@@ -17,7 +16,7 @@ from plstm_graph.nn.gates import (
     mask_states,
     normalize_transition,
 )
-from plstm_graph.nn.norm import HeadRMSNorm
+from plstm_graph.nn.norm import HeadRMSNorm, unit_length
 from plstm_graph.nn.projection import Projection
 from plstm_graph.ops import dag_scan, plstm
 
@@ -216,7 +215,7 @@ class PLSTMConv(MessagePassing):
         direct = direct.sigmoid()
         query, key, value = (part.unflatten(-1, (H, -1)) for part in (query, key, value))
         if self.qk_norm:
-            query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
+            query, key = unit_length(query), unit_length(key)
         source, transition, mark = self.edge_updater(
             dag.edge_index,
             at_source=at_source,

@@ -1,4 +1,4 @@
-"""Normalisation of the heads' outputs."""
+"""Normalisation of the heads: their outputs, their queries and keys."""
 
 import torch
 import torch.nn.functional as F
@@ -36,3 +36,11 @@ class HeadRMSNorm(torch.nn.Module):
     def __repr__(self) -> str:
         heads, channels = self.scale.shape
         return f"{type(self).__name__}({heads}, {channels}, eps={self.eps})"
+
+
+def unit_length(x: Tensor) -> Tensor:
+    r""":math:`x / \max(\|x\|, 10^{-12})` over the last axis, any shape.
+
+    As ``F.normalize``, by a product: its division takes twice the time, forward and backward.
+    """
+    return x * x.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()

@@ -13,8 +13,8 @@ Of a part of the batch with n nodes, E edges on so many levels and L line edges,
 
 A form that is used at all costs its own operations, too: ``PARALLEL_COST``, ``LEVEL_COST`` for each
 level of the deepest part, ``CHUNKS_COST`` or ``START_COST``; each beyond the first ``SPLIT_COST``,
-since the batch is then taken apart and put together. The forms with the least sum are taken, each part by
-the one that is cheapest for it.
+since the batch is then taken apart and put together. The forms with the least sum are taken, each
+part by the one that is cheapest for it.
 
 The constants are least squares of relative errors over 45 batches: molecules of ogbg-molhiv, NCI1
 and Peptides-func (8 to 256, in four orientations), paths, bands i -> i + 1, ..., i + w, and grids,
@@ -67,13 +67,13 @@ def cheapest(line_graph: LineGraph, heads: int, k: int, v: int) -> Choice:
     lines = np.bincount(lines, minlength=levels.size)
     some, c = seg.num_edges > 0, chunk_size(line_graph)
     crossing = np.maximum(seg.num_edges / c - 1, 0) * lines / np.maximum(levels, 1)
-    walked = EDGE_COST * seg.num_edges + (WALK_COST * seg.num_edges + WALK_LINE_COST * lines) * k * v
+    states = (WALK_COST * seg.num_edges + WALK_LINE_COST * lines) * k * v
     costs = heads * np.stack(
         [
             bucket_cost(seg.num_nodes, seg.num_edges) + PRODUCT_COST * seg.num_nodes * (k + v),
             CHUNK_COST * seg.num_edges * (c + k + v) + BORDER_COST * crossing * k * v,
             (STATE_COST * seg.num_edges + LINE_COST * lines) * k * v,
-            walked * np.minimum(1 + seg.num_edges * k / CACHE, 4),
+            (EDGE_COST * seg.num_edges + states) * np.minimum(1 + seg.num_edges * k / CACHE, 4),
         ]
     )
     best = Choice(0.0, {FORMS[0]: ~some})
