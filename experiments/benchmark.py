@@ -47,7 +47,7 @@ from plstm_graph.ops import prepare
 def bench_ops(batch: Batch, turns: int, console: Console) -> dict:
     line_graph = LineGraph.from_data(batch)
     inputs = op_inputs(line_graph)
-    forms = ("edge loop", "naive", "levelwise", "parallel", "auto")
+    forms = ("edge loop", "naive", "levelwise", "parallel", "walk", "auto")
     steps = {form: op_step(line_graph, inputs, form) for form in forms}
     slow = ("edge loop", "naive")
     count = {form: max(3, turns // 5) if form in slow else turns for form in forms}

@@ -26,8 +26,8 @@ from plstm_graph.nn import PLSTMGrid
 from plstm_graph.nn.grid_gates import grid_tables
 
 SHAPE, BATCH, WIDTH, HEADS = (16, 16), 4, 192, 3
-#: Sides of the growth table, and payloads: gating rows, and states.
-SIDES, PAYLOADS = (8, 16, 32, 64), ("gating", "levelwise", "auto")
+#: Sides of the growth table, and payloads: gating rows, states by level, states by a walk.
+SIDES, PAYLOADS = (8, 16, 32, 64), ("gating", "levelwise", "walk", "auto")
 
 
 def layer_step(

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from experiments.benchmark_tools import HEADS, SIZE, medians, op_inputs, op_step, sequence
 
+FORMS = ("levelwise", "chunkwise", "walk")
+
 
 def peak_memory(length: int, form: str) -> float:
     """GB by which a step on a sequence raises the peak of a fresh process."""
@@ -35,27 +37,26 @@ def bench(turns: int, quick: bool, console: Console) -> dict:
     table = Table(
         title=f"long sequences, forward + backward, H={HEADS}, K=V={SIZE}", title_justify="left"
     )
-    columns = ("steps", "levelwise, ms", "chunkwise, ms", "levelwise / chunkwise")
-    for column in (*columns, "levelwise, peak GB", "chunkwise, peak GB"):
+    columns = ("steps", *(f"{form}, ms" for form in FORMS), "levelwise / chunkwise")
+    for column in (*columns, *(f"{form}, peak GB" for form in FORMS)):
         table.add_column(column, justify="right")
     rows = []
-    forms = ("levelwise", "chunkwise")
     for length in (1024, 4096) if quick else (1024, 4096, 16384):
         line_graph = sequence(length)
         inputs = op_inputs(line_graph)
-        steps = {form: op_step(line_graph, inputs, form) for form in forms}
+        steps = {form: op_step(line_graph, inputs, form) for form in FORMS}
         seconds = medians(steps, max(3, turns // 5))
         ratio = seconds["levelwise"] / seconds["chunkwise"]
         row = {"steps": length, "levelwise_over_chunkwise": ratio}
-        for form in forms:
+        for form in FORMS:
             row[f"{form}_ms"] = 1e3 * seconds[form]
             row[f"{form}_peak_gb"] = peak_memory(length, form)
         rows.append(row)
         table.add_row(
             str(length),
-            *(f"{row[f'{form}_ms']:.1f}" for form in forms),
+            *(f"{row[f'{form}_ms']:.1f}" for form in FORMS),
             f"{ratio:.1f}",
-            *(f"{row[f'{form}_peak_gb']:.3f}" for form in forms),
+            *(f"{row[f'{form}_peak_gb']:.3f}" for form in FORMS),
         )
         del inputs, steps
         gc.collect()

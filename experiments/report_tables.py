@@ -111,26 +111,29 @@ def grid_layers(results: Results) -> Rows:
 
 @table("speed of large grids")
 def grids(results: Results) -> Rows:
-    yield "one image, P", "gating matrix, ms", "states, ms", '`form="auto"`, ms'
+    yield (
+        "one image, P", "gating matrix, ms", "states by level, ms", "states by walk, ms",
+        '`form="auto"`, ms',
+    )  # fmt: skip
     rows = results.one("benchmark")["grid"]["growth"]
     for side in sorted({row["side"] for row in rows}):
         ms = {row["form"]: row["ms"] for row in rows if row["side"] == side}
-        cells = (f"{ms[form]:.0f}" for form in ("gating", "levelwise", "auto"))
+        cells = (f"{ms[form]:.0f}" for form in ("gating", "levelwise", "walk", "auto"))
         yield f"{side} x {side} patches", *cells
 
 
 @table("speed of sequences")
 def sequences(results: Results) -> Rows:
-    both = ("levelwise", "chunkwise")
+    forms = ("levelwise", "chunkwise", "walk")
     yield (
-        "sequence, H=4, K=V=24", *(f"{form}, ms" for form in both), "ratio",
-        *(f"{form}, GB" for form in both),
+        "sequence, H=4, K=V=24", *(f"{form}, ms" for form in forms), "levelwise / chunkwise",
+        *(f"{form}, GB" for form in forms),
     )  # fmt: skip
     for row in results.one("benchmark")["long_sequences"]["rows"]:
         yield (
-            f"{row['steps']:,} steps", *(f"{row[f'{form}_ms']:.1f}" for form in both),
+            f"{row['steps']:,} steps", *(f"{row[f'{form}_ms']:.1f}" for form in forms),
             f"{row['levelwise_over_chunkwise']:.1f}",
-            *(f"{row[f'{form}_peak_gb']:.2f}" for form in both),
+            *(f"{row[f'{form}_peak_gb']:.2f}" for form in forms),
         )  # fmt: skip
 
 

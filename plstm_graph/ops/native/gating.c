@@ -10,11 +10,18 @@
  * are cut in tiles narrow enough that the rows of all edges stay in the cache.
  */
 
-/* The part of [lo, hi) that lies in the tile [c, c + w), counted from c; empty if from >= to. */
-#define CLIP(e)                                       \
-    int64_t from = lo[e] - c, to = hi[e] - c;         \
+/* The part of [low, high) that lies in the tile [c, c + w), counted from c; empty if from >= to.
+ * Its ends are moved out to multiples of 8, so that few loops have a remainder: rows are zero there. */
+#define RANGE(low, high)                              \
+    int64_t from = (low) - c, to = (high) - c;        \
     if (from < 0) from = 0;                           \
-    if (to > w) to = w;
+    if (to > w) to = w;                               \
+    if (from < to) {                                  \
+        from &= -8, to = (to + 7) & -8;               \
+        if (to > w) to = w;                           \
+    }
+#define CLIP(e) RANGE(lo[e], hi[e])
+#define CLIP_NODE(n) RANGE(range[2 * (n)], range[2 * (n) + 1])
 
 /* Rows of all edges in the columns [c, c + w), rows [E, width]. */
 static void NAME(rows)(const REAL *source, const REAL *transition, REAL *rows, int64_t c,
@@ -37,6 +44,17 @@ static void NAME(rows)(const REAL *source, const REAL *transition, REAL *rows, i
     }
 }
 
+/* What node n hears of lies in the columns [from, to) of its edges' ranges together; 2 N numbers. */
+static void NAME(hears)(int64_t *range, int64_t nodes, int64_t edges, const int64_t *dst,
+                        const int64_t *lo, const int64_t *hi) {
+    for (int64_t n = 0; n < nodes; n++) range[2 * n] = nodes, range[2 * n + 1] = 0;
+    for (int64_t e = 0; e < edges; e++) {
+        int64_t *r = range + 2 * dst[e];
+        if (lo[e] < r[0]) r[0] = lo[e];
+        if (hi[e] > r[1]) r[1] = hi[e];
+    }
+}
+
 /* G[view(n), view(m)] of heads [first, last) summed over views; G [heads, N, N]. */
 void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL *mark,
                           const REAL *direct, REAL *gating, REAL *work, int64_t first,
@@ -46,6 +64,8 @@ void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL
                           const int64_t *line, const int64_t *src, const int64_t *dst,
                           const int64_t *lo, const int64_t *hi) {
     REAL *rows = work, *part = work + edges * width; /* [E, width], [N, width] */
+    int64_t *range = malloc(2 * nodes * sizeof(int64_t));
+    NAME(hears)(range, nodes, edges, dst, lo, hi);
     for (int64_t h = first; h < last; h++) {
         REAL *g = gating + h * nodes * nodes;
         memset(g, 0, nodes * nodes * sizeof(REAL));
@@ -58,7 +78,10 @@ void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL
                 NAME(rows)
                 (source + head * edges, transition + head * lines, rows, c, w, width, edges,
                  order, ptr, before, line, src, lo, hi);
-                memset(part, 0, nodes * width * sizeof(REAL));
+                for (int64_t n = 0; n < nodes; n++) {
+                    CLIP_NODE(n)
+                    if (from < to) memset(part + n * width + from, 0, (to - from) * sizeof(REAL));
+                }
                 for (int64_t e = 0; e < edges; e++) {
                     CLIP(e)
                     if (from < to)
@@ -67,13 +90,15 @@ void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL
                 }
                 for (int64_t n = 0; n < nodes; n++) {
                     REAL *out = g + place[n] * nodes;
-                    for (int64_t k = 0; k < w; k++) out[place[c + k]] += part[n * width + k];
+                    CLIP_NODE(n)
+                    for (int64_t k = from; k < to; k++) out[place[c + k]] += part[n * width + k];
                 }
             }
             for (int64_t n = 0; n < nodes; n++)
                 g[place[n] * (nodes + 1)] += direct[head * nodes + n];
         }
     }
+    free(range);
 }
 
 /* The gradients, head-major like the gates, from the gradient of G. */
@@ -86,6 +111,8 @@ void NAME(gating_backward)(const REAL *grad, const REAL *source, const REAL *tra
                            const int64_t *line, const int64_t *src, const int64_t *dst,
                            const int64_t *lo, const int64_t *hi) {
     REAL *rows = work, *adjoint = work + edges * width, *part = work + 2 * edges * width;
+    int64_t *range = malloc(2 * nodes * sizeof(int64_t));
+    NAME(hears)(range, nodes, edges, dst, lo, hi);
     for (int64_t h = first; h < last; h++) {
         const REAL *g = grad + h * nodes * nodes;
         for (int64_t o = 0; o < views; o++) {
@@ -103,7 +130,8 @@ void NAME(gating_backward)(const REAL *grad, const REAL *source, const REAL *tra
                  src, lo, hi);
                 for (int64_t n = 0; n < nodes; n++) {
                     const REAL *in = g + place[n] * nodes;
-                    for (int64_t k = 0; k < w; k++) part[n * width + k] = in[place[c + k]];
+                    CLIP_NODE(n)
+                    for (int64_t k = from; k < to; k++) part[n * width + k] = in[place[c + k]];
                 }
                 for (int64_t e = 0; e < edges; e++) {
                     CLIP(e)
@@ -131,6 +159,9 @@ void NAME(gating_backward)(const REAL *grad, const REAL *source, const REAL *tra
                 d_direct[head * nodes + n] = g[place[n] * (nodes + 1)];
         }
     }
+    free(range);
 }
 
+#undef RANGE
 #undef CLIP
+#undef CLIP_NODE

@@ -1,6 +1,7 @@
 /* Kernels for CPUs, compiled when they are first needed: see __init__.py. */
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define REAL float
