@@ -43,8 +43,8 @@ class Protocol:
         devices: number of devices.
         strategy: auto, or ddp for several devices.
         workers: processes that load batches.
-        ema: decay of the moving average of the weights that is validated, tested and kept; 0 for
-            the weights themselves.
+        ema: epochs over which the weights that are validated, tested and kept are averaged, see
+            :class:`WeightAverage`; 0 for the weights as they are.
     """
 
     epochs: int = 20
@@ -87,7 +87,7 @@ def make_trainer(
     """A trainer without notices; ``options`` go to :class:`lightning.Trainer`."""
     callbacks = [history, *callbacks]
     if protocol.ema:
-        callbacks.append(WeightAverage(decay=protocol.ema))
+        callbacks.append(WeightAverage(protocol.ema))
     if sys.stdout.isatty():  # a log file would get a line for every step
         callbacks.append(RichProgressBar(leave=False))
     return L.Trainer(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
@@ -217,8 +217,31 @@ class History(Callback):
         return seconds_per_epoch(self.epochs)
 
 
-class WeightAverage(EMAWeightAveraging):
-    """The moving average of the weights over the steps, which is validated and kept."""
+class WeightAverage(WeightAveraging):
+    r"""The moving average of weights and buffers over the steps, which is validated and kept.
+
+    After step n it moves by :math:`1 - \min(1 - 1/s,\, (1 + n) / (10 + n))` towards the weights,
+    with s the steps of ``epochs``: a plain mean at first, so that it does not lag behind where an
+    epoch has few steps.
+
+    Args:
+        epochs: how far back it reaches.
+    """
+
+    def __init__(self, epochs: float) -> None:
+        super().__init__(multi_avg_fn=self._move)
+        self.epochs, self.decay = epochs, 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.decay = 1 - 1 / max(1.0, self.epochs * trainer.num_training_batches)
+
+    @torch.no_grad()
+    def _move(self, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+        decay = min(self.decay, (1 + float(count)) / (10 + float(count)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, 1 - decay)
+        else:  # counters
+            torch._foreach_copy_(averages, values)
 
     @contextmanager
     def applied(self, module: L.LightningModule) -> Iterator[None]:

@@ -1,8 +1,12 @@
 """Models on equal terms, batches, the learning rate, and averaging over orientations."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
+from torch.optim.swa_utils import AveragedModel
 from torch_geometric.data import Batch, Data
 
 from experiments.baselines import EDGELESS
@@ -18,7 +22,7 @@ from experiments.models import (
     to_dict,
 )
 from experiments.reporting import final_metrics
-from experiments.training import GraphModule, chosen_epoch, epoch_metrics
+from experiments.training import GraphModule, WeightAverage, chosen_epoch, epoch_metrics
 from plstm_graph.dag.molecule import from_smiles
 from plstm_graph.dag.orient import DRAWN
 
@@ -183,3 +187,21 @@ def test_final_metrics():
     assert values == {"roc_auc": pytest.approx(0.75), "accuracy": pytest.approx(0.5)}
     official = final_metrics("binary", pred, target, lambda p, y: {"rocauc": 0.7})
     assert official == {"rocauc": 0.7, "accuracy": pytest.approx(0.5)}
+
+
+def test_weight_average_follows_from_the_start():
+    """A mean of all values at first, of those of the last ``epochs`` later on."""
+    callback = WeightAverage(epochs=2.0)
+    callback.on_train_epoch_start(SimpleNamespace(num_training_batches=20), None)
+    module = torch.nn.BatchNorm1d(1)
+    average = AveragedModel(module, use_buffers=True, multi_avg_fn=callback._move)
+    expected, values = 0.0, [math.sin(step) for step in range(600)]
+    for step, value in enumerate(values):
+        module.weight.data.fill_(value)
+        module.num_batches_tracked.fill_(step)
+        average.update_parameters(module)
+        decay = min(1 - 1 / 40, (1 + step) / (10 + step))
+        expected = value if step == 0 else decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected, abs=1e-6)
+    assert int(average.module.num_batches_tracked) == 599
+    assert abs(expected) < 0.05  # the mean of the sine
