@@ -18,8 +18,8 @@ from torch import Tensor
 from plstm_graph.dag.buckets import BucketPlan, bucket_plan
 from plstm_graph.dag.chunk_plan import ChunkPlan, ChunkTables, chunk_tables
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.part_walk import PartWalk, part_walk
 from plstm_graph.dag.schedule import LevelSchedule, level_schedule
+from plstm_graph.dag.walk import PartWalk, part_walk
 from plstm_graph.ops.chunkwise import Kept as ChunksKept
 from plstm_graph.ops.chunkwise import chunks_backward, chunks_forward
 from plstm_graph.ops.compose import composed_grads

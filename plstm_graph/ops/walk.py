@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.part_walk import PartWalk
+from plstm_graph.dag.walk import PartWalk
 from plstm_graph.ops import native
 
 #: Elements of the states that are made together (a megabyte of floats).

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plstm_graph.dag.part_walk import part_walk
+from plstm_graph.dag.walk import part_walk
 from plstm_graph.ops import plstm, walk
 from tests.ops.test_forms import compare
 from tests.zoo import ZOO, inputs, path
