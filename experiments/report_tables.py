@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.published import ARROW_POINTING
@@ -157,15 +158,21 @@ def images(results: Results) -> Rows:
 
 @table("arrow pointing")
 def arrow_pointing(results: Results) -> Rows:
-    yield "mean of the seeds ± 90 % interval", "test", "ext", "seeds", "published test / ext"
-    for variant, row in results.one("arrow_pointing/report")["variants"].items():
-        cells = []
-        for part in ("test", "ext"):
-            half = row[f"{part}_half_width"]
-            cells.append(f"{row[part]:.3f}" + ("" if half is None else f" ± {half:.3f}"))
-        label = title(variant) if variant == "ViT" else f"pLSTM, {variant}"
-        published = " / ".join(f"{value:.3f}" for value in ARROW_POINTING[variant])
-        yield label, *cells, str(len(row["seeds"])), published
+    """The six variants, and below them those that were also trained for longer."""
+    heading = "mean of the seeds ± 90 % interval", "images", "test", "ext", "seeds"
+    yield *heading, "published test / ext"
+    studies = [results.one("arrow_pointing/report")]
+    with suppress(NotRun):
+        studies.append(results.one("arrow_pointing_long/report"))
+    for study in studies:
+        for variant, row in study["variants"].items():
+            cells = [f"{study['settings']['data']['train_size'] * row['epochs']:,}"]
+            for part in ("test", "ext"):
+                half = row[f"{part}_half_width"]
+                cells.append(f"{row[part]:.3f}" + ("" if half is None else f" ± {half:.3f}"))
+            label = title(variant) if variant == "ViT" else f"pLSTM, {variant}"
+            published = " / ".join(f"{value:.3f}" for value in ARROW_POINTING[variant])
+            yield label, *cells, str(len(row["seeds"])), published
 
 
 @table("main job")
