@@ -76,18 +76,19 @@ def cheapest(line_graph: LineGraph, heads: int, k: int, v: int) -> Choice:
             (EDGE_COST * seg.num_edges + states) * np.minimum(1 + seg.num_edges * k / CACHE, 4),
         ]
     )
-    best = Choice(0.0, {FORMS[0]: ~some})
+    if not some.any():
+        return Choice(0.0, {FORMS[0]: ~some})
     here = range(len(FORMS) if walk_unavailable(line_graph.device) is None else len(FORMS) - 1)
-    if some.any():
-        best = min(
-            (
-                _choice(costs, levels, some, used)
-                for count in range(1, len(here) + 1)
-                for used in combinations(here, count)
-            ),
-            key=lambda choice: choice.cost,
-        )
-    return best
+
+    def best(counts: range) -> Choice:
+        sets = (used for count in counts for used in combinations(here, count))
+        return min((_choice(costs, levels, some, used) for used in sets), key=lambda c: c.cost)
+
+    one = best(range(1, 2))
+    if one.cost <= SPLIT_COST + costs[: len(here)].min(0).sum():
+        return one  # no split can be cheaper
+    several = best(range(2, len(here) + 1))
+    return min(one, several, key=lambda choice: choice.cost)
 
 
 def _choice(
