@@ -42,8 +42,9 @@ from plstm_graph.ops.triton.dag_scan import triton_dag_scan
 TILE_ELEMENTS = 1 << 17
 #: Most elements of all matrices for which :func:`gating_pays`.
 MAX_GATING = 1 << 27
-#: Microseconds, forward plus backward: per element of the scanned rows, and of the attention.
-ROW_COST, ATTENTION_COST = 1e-3, 1e-2
+#: Microseconds, forward plus backward: per element of the scanned rows, and of the attention, whose
+#: cost grows by itself for each so many elements of all matrices (they leave the cache).
+ROW_COST, ATTENTION_COST, CACHE = 1e-3, 1e-2, 1 << 24
 
 Scan = Callable[[Tensor, Tensor, LineGraph], Tensor]
 
@@ -230,5 +231,6 @@ def gating_pays(
     heads = query.size(0) * query.size(2)
     if heads * n * n > MAX_GATING:
         return False
-    ours = heads * n * (views * ROW_COST * e + ATTENTION_COST * n)
+    attention = ATTENTION_COST * (1 + heads * n * n / CACHE)
+    ours = heads * n * (views * ROW_COST * e + attention * n)
     return ours < cheapest(line_graph, views * heads, query.size(-1), value.size(-1)).cost

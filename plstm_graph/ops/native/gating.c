@@ -55,6 +55,45 @@ static void NAME(hears)(int64_t *range, int64_t nodes, int64_t edges, const int6
     }
 }
 
+/* ends[k]: the first place behind k up to which a view's numbers have one step: mirror images have
+ * steps of 1 and -1 along whole rows, which are copied as vectors. */
+static void NAME(runs)(int64_t *ends, const int64_t *place, int64_t nodes) {
+    for (int64_t k = nodes - 1; k >= 0; k--) {
+        int more = k + 2 < nodes && place[k + 2] - place[k + 1] == place[k + 1] - place[k];
+        ends[k] = more ? ends[k + 1] : k + 2 < nodes ? k + 2 : nodes;
+    }
+}
+
+/* to[k] = in[place[k]] for first <= k < last. */
+static void NAME(take)(REAL *to, const REAL *in, const int64_t *place, const int64_t *ends,
+                       int64_t first, int64_t last) {
+    for (int64_t k = first, end; k < last; k = end) {
+        end = ends[k] < last ? ends[k] : last;
+        int64_t p = place[k], step = end > k + 1 ? place[k + 1] - p : 1;
+        if (step == 1)
+            for (int64_t i = 0; i < end - k; i++) to[k + i] = in[p + i];
+        else if (step == -1)
+            for (int64_t i = 0; i < end - k; i++) to[k + i] = in[p - i];
+        else
+            for (int64_t i = 0; i < end - k; i++) to[k + i] = in[p + i * step];
+    }
+}
+
+/* out[place[k]] += from[k] for first <= k < last; no number stands twice in a view. */
+static void NAME(give)(REAL *restrict out, const REAL *restrict from, const int64_t *place,
+                       const int64_t *ends, int64_t first, int64_t last) {
+    for (int64_t k = first, end; k < last; k = end) {
+        end = ends[k] < last ? ends[k] : last;
+        int64_t p = place[k], step = end > k + 1 ? place[k + 1] - p : 1;
+        if (step == 1)
+            for (int64_t i = 0; i < end - k; i++) out[p + i] += from[k + i];
+        else if (step == -1)
+            for (int64_t i = 0; i < end - k; i++) out[p - i] += from[k + i];
+        else
+            for (int64_t i = 0; i < end - k; i++) out[p + i * step] += from[k + i];
+    }
+}
+
 /* G[view(n), view(m)] of heads [first, last) summed over views; G [heads, N, N]. */
 void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL *mark,
                           const REAL *direct, REAL *gating, REAL *work, int64_t first,
@@ -64,7 +103,7 @@ void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL
                           const int64_t *line, const int64_t *src, const int64_t *dst,
                           const int64_t *lo, const int64_t *hi) {
     REAL *rows = work, *part = work + edges * width; /* [E, width], [N, width] */
-    int64_t *range = malloc(2 * nodes * sizeof(int64_t));
+    int64_t *range = malloc(3 * nodes * sizeof(int64_t)), *ends = range + 2 * nodes;
     NAME(hears)(range, nodes, edges, dst, lo, hi);
     for (int64_t h = first; h < last; h++) {
         REAL *g = gating + h * nodes * nodes;
@@ -73,6 +112,7 @@ void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL
             int64_t head = o * heads + h;
             const int64_t *place = view + o * nodes;
             const REAL *m = mark + head * edges;
+            NAME(runs)(ends, place, nodes);
             for (int64_t c = 0; c < nodes; c += width) {
                 int64_t w = nodes - c < width ? nodes - c : width;
                 NAME(rows)
@@ -91,7 +131,7 @@ void NAME(gating_forward)(const REAL *source, const REAL *transition, const REAL
                 for (int64_t n = 0; n < nodes; n++) {
                     REAL *out = g + place[n] * nodes;
                     CLIP_NODE(n)
-                    for (int64_t k = from; k < to; k++) out[place[c + k]] += part[n * width + k];
+                    NAME(give)(out, part + n * width - c, place, ends, c + from, c + to);
                 }
             }
             for (int64_t n = 0; n < nodes; n++)
@@ -111,7 +151,7 @@ void NAME(gating_backward)(const REAL *grad, const REAL *source, const REAL *tra
                            const int64_t *line, const int64_t *src, const int64_t *dst,
                            const int64_t *lo, const int64_t *hi) {
     REAL *rows = work, *adjoint = work + edges * width, *part = work + 2 * edges * width;
-    int64_t *range = malloc(2 * nodes * sizeof(int64_t));
+    int64_t *range = malloc(3 * nodes * sizeof(int64_t)), *ends = range + 2 * nodes;
     NAME(hears)(range, nodes, edges, dst, lo, hi);
     for (int64_t h = first; h < last; h++) {
         const REAL *g = grad + h * nodes * nodes;
@@ -121,6 +161,7 @@ void NAME(gating_backward)(const REAL *grad, const REAL *source, const REAL *tra
             const REAL *t = transition + head * lines, *m = mark + head * edges;
             REAL *dt = d_transition + head * lines, *dm = d_mark + head * edges;
             REAL *ds = d_source + head * edges;
+            NAME(runs)(ends, place, nodes);
             memset(dt, 0, lines * sizeof(REAL));
             memset(dm, 0, edges * sizeof(REAL));
             for (int64_t c = 0; c < nodes; c += width) {
@@ -131,7 +172,7 @@ void NAME(gating_backward)(const REAL *grad, const REAL *source, const REAL *tra
                 for (int64_t n = 0; n < nodes; n++) {
                     const REAL *in = g + place[n] * nodes;
                     CLIP_NODE(n)
-                    for (int64_t k = from; k < to; k++) part[n * width + k] = in[place[c + k]];
+                    NAME(take)(part + n * width - c, in, place, ends, c + from, c + to);
                 }
                 for (int64_t e = 0; e < edges; e++) {
                     CLIP(e)
