@@ -12,7 +12,7 @@ parallel scans gating rows, one launch a bucket: a scan reads a row of E once pe
 a dense solve reads it E times, so no triangular solve is left. Keys wider than the fused kernel
 takes go through torch under ``backend="auto"``. float64 takes the fused walk, never its on-chip
 variant. ``form="chunkwise"`` goes through torch, too, whose operations are its steps on any device;
-with ``backend="triton"`` it is refused.
+with ``backend="triton"`` it is refused, as is ``form="walk"``, which is compiled for CPUs.
 
 **State tracking.** J x J transitions are scalar ones on a line graph whose edges are repeated J
 times, with J^2 line edges for each one: that graph goes through the same forms.
@@ -179,17 +179,17 @@ def plstm(
         line_graph: the DAG with its line graph.
         scale: multiplies the query, in the direct term too.
         form: ``"auto"`` (by cost, see the module), ``"naive"``, ``"parallel"``, ``"levelwise"``,
-            ``"chunkwise"``.
-        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"`` (not for ``"naive"`` and
-            ``"chunkwise"``).
+            ``"chunkwise"``, ``"walk"`` (CPUs with a C compiler).
+        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"`` (not for ``"naive"``,
+            ``"chunkwise"`` and ``"walk"``).
 
     Returns:
         [N, H, V] in the dtype of ``value``. float32 and float64 compute in their own precision,
         bfloat16 and float16 in float32.
 
     Raises:
-        ValueError: on a wrong shape, dtype, device, form or backend, and if ``"triton"`` cannot
-            run here.
+        ValueError: on a wrong shape, dtype, device, form or backend, and if ``"triton"`` or
+            ``"walk"`` cannot run here.
     """
     inputs = (query, key, value, source, transition, mark, direct)
     check_plstm(*inputs, line_graph, form, backend)
