@@ -154,7 +154,7 @@ def test_auto_sends_outliers_to_another_form(monkeypatch):
     """A batch of mixed sizes is split, and the two kinds come back to their places."""
     graphs = [random_dag(40, 90, 3), *(random_dag(6, 9, i) for i in range(5))]
     line_graph = disjoint(graphs, batch=True)
-    for name in ("BUCKET_COST", "LEVEL_COST", "SPLIT_COST"):  # which outweigh so few small parts
+    for name in ("PARALLEL_COST", "LEVEL_COST", "SPLIT_COST"):  # which outweigh so few small parts
         monkeypatch.setattr(cost, name, 0.0)
     monkeypatch.setattr(cost, "STATE_COST", 0.02)
     plan = dispatch._plan_auto(line_graph, 2, 3, 4)
