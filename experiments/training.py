@@ -221,8 +221,8 @@ class WeightAverage(WeightAveraging):
     r"""The moving average of weights and buffers over the steps, which is validated and kept.
 
     After step n it moves by :math:`1 - \min(1 - 1/s,\, (1 + n) / (10 + n))` towards the weights,
-    with s the steps of ``epochs``: a plain mean at first, so that it does not lag behind where an
-    epoch has few steps.
+    with s the steps of ``epochs``: at first it reaches back over a ninth of the steps so far, so
+    that it does not lag behind where an epoch has few steps.
 
     Args:
         epochs: how far back it reaches.

@@ -49,10 +49,15 @@ def _run(name: str, query: Tensor, v: int, walk: PartWalk, buffers: int, *tensor
     )  # fmt: skip
 
 
+def _contiguous(inputs: Sequence[Tensor], scale: float) -> list[Tensor]:
+    """The inputs as the kernels read them, the query scaled."""
+    query, *rest = inputs
+    return [x.contiguous() for x in (query if scale == 1 else query * scale, *rest)]
+
+
 def walk_forward(inputs: Sequence[Tensor], scale: float, walk: PartWalk) -> Tensor:
     """The layer; shapes as :func:`plstm_graph.ops.plstm`, without J."""
-    query, *rest = inputs
-    query, *rest = (x.contiguous() for x in (query if scale == 1 else query * scale, *rest))
+    query, *rest = _contiguous(inputs, scale)
     out = torch.empty_like(rest[1])
     _run("walk_forward", query, out.size(2), walk, 1, query, *rest, out)
     return out
@@ -62,8 +67,7 @@ def walk_backward(
     grad: Tensor, inputs: Sequence[Tensor], scale: float, walk: PartWalk
 ) -> tuple[Tensor, ...]:
     """Gradients of the seven inputs of :func:`walk_forward`."""
-    query, *rest = inputs
-    query, *rest = (x.contiguous() for x in (query if scale == 1 else query * scale, *rest))
+    query, *rest = _contiguous(inputs, scale)
     grads = tuple(map(torch.zeros_like, (query, *rest)))
     _run(
         "walk_backward", query, grad.size(2), walk, 2, grad.contiguous(), query, *rest, *grads

@@ -190,7 +190,7 @@ def test_final_metrics():
 
 
 def test_weight_average_follows_from_the_start():
-    """A mean of all values at first, of those of the last ``epochs`` later on."""
+    """Over part of the steps so far at first, over the last ``epochs`` later on."""
     callback = WeightAverage(epochs=2.0)
     callback.on_train_epoch_start(SimpleNamespace(num_training_batches=20), None)
     module = torch.nn.BatchNorm1d(1)
