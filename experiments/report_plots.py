@@ -1,4 +1,4 @@
-"""The README's bar charts: means over folds or seeds, with their confidence intervals.
+"""The README's charts: means over folds or seeds, with their confidence intervals, and curves.
 
 A picture carries the numbers that it shows, so that a check can tell whether it is up to date.
 """
@@ -12,16 +12,18 @@ from pathlib import Path
 from textwrap import fill
 
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 
+from datasets.ogb import NAMES as OGB
 from experiments import published, tu_report
 from experiments.arrow_report import CONFIDENCE, interval
-from experiments.report_graph_tables import NA
+from experiments.report_graph_tables import NA, PEPTIDES
 from experiments.report_tables import NotRun, Results
-from experiments.reporting import title
+from experiments.reporting import TITLES, title
 
 #: What is shown: "title", "axis", "runs" (what the values are of), "bars" (label -> values) and
-#: "published" (label -> value).
+#: "published" (label -> value); or "curves" (label -> values by epoch) in place of bars.
 Chart = dict
 
 
@@ -66,9 +68,37 @@ def neural_architectures(results: Results) -> Chart:
     }  # fmt: skip
 
 
+def molhiv(results: Results) -> Chart:
+    runs = {row: results.finished(f"ogb_{row}_{OGB[0]}") for row in TITLES}
+    bars = {title(row): [run["test_roc_auc"] for run in found] for row, found in runs.items()}
+    if not any(bars.values()):
+        raise NotRun("ogb")
+    known = published.OGB[OGB[0]]
+    return {
+        "title": OGB[0], "axis": "test ROC-AUC", "runs": "seeds",
+        "bars": {label: values for label, values in bars.items() if values},
+        "published": {f"published {title(row)}": value for row, value in known.items()},
+    }  # fmt: skip
+
+
+def peptides(results: Results) -> Chart:
+    """Validation scores of the first seed of each row."""
+    runs = {row: results.finished(f"peptides_{row}_{PEPTIDES}") for row in TITLES}
+    curves = {
+        title(row): [epoch["valid_average_precision"] for epoch in found[0]["epochs"]]
+        for row, found in runs.items()
+        if found
+    }
+    if not curves:
+        raise NotRun("peptides")
+    return {"title": PEPTIDES, "axis": "validation average precision", "curves": curves}
+
+
 #: File in docs/ -> what it shows.
 PLOTS: dict[str, Callable[[Results], Chart]] = {
     "tu.png": tu_sets,
+    "molhiv.png": molhiv,
+    "peptides.png": peptides,
     "nci.png": main_job,
     "na.png": neural_architectures,
 }
@@ -83,6 +113,25 @@ def stored(path: Path) -> Chart | None:
 
 
 def draw(path: Path, chart: Chart) -> None:
+    """A chart as a picture that carries its numbers."""
+    figure = _draw_curves(chart) if "curves" in chart else _draw_bars(chart)
+    figure.savefig(path, dpi=120, metadata={"Description": json.dumps(chart)})
+    plt.close(figure)
+
+
+def _draw_curves(chart: Chart) -> Figure:
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    for label, values in chart["curves"].items():
+        axes.plot(range(1, len(values) + 1), values, label=label)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(chart["axis"])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.suptitle(chart["title"], fontsize=11)
+    return figure
+
+
+def _draw_bars(chart: Chart) -> Figure:
     """Bars with intervals, single folds or seeds as dots, published values as hollow bars."""
     bars, published = chart["bars"], chart["published"]
     labels = [f"{label} ({len(values)})" for label, values in bars.items()]
@@ -103,5 +152,4 @@ def draw(path: Path, chart: Chart) -> None:
     axes.grid(axis="x", alpha=0.3)
     runs = f"{chart['runs']} as dots, mean and its {CONFIDENCE:.0%} interval"
     figure.suptitle(f"{chart['title']}: {runs}", fontsize=11)
-    figure.savefig(path, dpi=120, metadata={"Description": json.dumps(chart)})
-    plt.close(figure)
+    return figure

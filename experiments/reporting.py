@@ -38,6 +38,8 @@ TITLES = {
     "plstm": "pLSTM",
     "plstm_random": "pLSTM, orientations drawn",
     "plstm_random_4": "pLSTM, orientations drawn, 4 averaged",
+    "plstm_gin": "pLSTM + GIN",
+    "plstm_gin_random": "pLSTM + GIN, orientations drawn",
     "plstm_local": "pLSTM + GINE",
     "plstm_local_random": "pLSTM + GINE, orientations drawn",
     "dag_lstm": "DAG-LSTM",
