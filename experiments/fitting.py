@@ -21,9 +21,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from datasets import InputError
+from experiments.averaging import WeightAverage
 from experiments.loading import Views
 from experiments.models import Inputs, ModelConfig, count_parameters, to_dict
-from experiments.training import MONITOR, GraphModule, History, WeightAverage
+from experiments.training import MONITOR, GraphModule, History
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Protocol:
         workers: processes that load batches.
         ema: epochs over which the weights that are validated, tested and kept are averaged, see
             :class:`WeightAverage`; 0 for the weights as they are.
+        norm_batches: with ema: training batches of which batch norms take their statistics anew
+            before each validation.
     """
 
     epochs: int = 20
@@ -59,6 +63,14 @@ class Protocol:
     strategy: str = "auto"
     workers: int = 0
     ema: float = 0.0
+    norm_batches: int = 0
+
+    def __post_init__(self) -> None:
+        if self.norm_batches and not self.ema:
+            raise InputError(
+                f"expected norm_batches with ema only, got {self.norm_batches}; set ema, or "
+                f"norm_batches to 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def make_trainer(
     """A trainer without notices; ``options`` go to :class:`lightning.Trainer`."""
     callbacks = [history, *callbacks]
     if protocol.ema:
-        callbacks.append(WeightAverage(protocol.ema))
+        callbacks.append(WeightAverage(protocol.ema, protocol.norm_batches))
     if sys.stdout.isatty():  # a log file would get a line for every step
         callbacks.append(RichProgressBar(leave=False))
     return L.Trainer(

@@ -16,13 +16,13 @@ from torch_geometric.data import Data
 
 from datasets import SPLITS, GraphDataset, InputError
 from experiments import reporting, resuming
+from experiments.averaging import WeightAverage
 from experiments.fitting import Protocol, make_module, predict
 from experiments.loading import Views
 from experiments.models import ModelConfig, count_parameters, to_dict
 from experiments.training import (
     MONITOR,
     History,
-    WeightAverage,
     chosen_epoch,
     epoch_metrics,
     seconds_per_epoch,

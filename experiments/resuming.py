@@ -41,6 +41,8 @@ def earlier(path: Path, settings: dict) -> dict:
     if not path.exists():
         return {}
     found = json.loads(path.read_text())
+    if "protocol" in found:  # options that are newer than the file were off
+        found["protocol"] = {**lasting(Protocol()), **found["protocol"]}
     wanted = json.loads(json.dumps(settings))  # as JSON has them: tuples are lists there
     if different := [key for key, value in wanted.items() if found.get(key) != value]:
         raise InputError(

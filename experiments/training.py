@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
@@ -215,42 +213,6 @@ class History(Callback):
     @property
     def seconds_per_epoch(self) -> float:
         return seconds_per_epoch(self.epochs)
-
-
-class WeightAverage(WeightAveraging):
-    r"""The moving average of weights and buffers over the steps, which is validated and kept.
-
-    After step n it moves by :math:`1 - \min(1 - 1/s,\, (1 + n) / (10 + n))` towards the weights,
-    with s the steps of ``epochs``: at first it reaches back over a ninth of the steps so far, so
-    that it does not lag behind where an epoch has few steps.
-
-    Args:
-        epochs: how far back it reaches.
-    """
-
-    def __init__(self, epochs: float) -> None:
-        super().__init__(multi_avg_fn=self._move)
-        self.epochs, self.decay = epochs, 0.0
-
-    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.decay = 1 - 1 / max(1.0, self.epochs * trainer.num_training_batches)
-
-    @torch.no_grad()
-    def _move(self, averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
-        decay = min(self.decay, (1 + float(count)) / (10 + float(count)))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, 1 - decay)
-        else:  # counters
-            torch._foreach_copy_(averages, values)
-
-    @contextmanager
-    def applied(self, module: L.LightningModule) -> Iterator[None]:
-        """The module with the averaged weights, as it is in validation."""
-        self._swap_models(module)
-        try:
-            yield
-        finally:
-            self._swap_models(module)
 
 
 def seconds_per_epoch(epochs: list[dict[str, float]], key: str = "seconds") -> float:

@@ -38,9 +38,14 @@ def values(result):
     return [{k: v for k, v in e.items() if "seconds" not in k} for e in result["epochs"]]
 
 
-@pytest.mark.parametrize("ema", ["0.0", "2.0"])
-def test_stopped_run_ends_like_an_uninterrupted_one(root, tmp_path, monkeypatch, ema):
-    drawn = ["--orientation", "random_bfs", "--average", "2", "--protocol.ema", ema]
+# The weights as they are, averaged ones, and averaged ones with batch norms of their own.
+EMA = ["--protocol.ema", "2.0"]
+AVERAGING = [[], EMA, [*EMA, "--protocol.norm_batches", "2", "--model.name", "gine"]]
+
+
+@pytest.mark.parametrize("averaging", AVERAGING, ids=["last", "average", "norms"])
+def test_stopped_run_ends_like_an_uninterrupted_one(root, tmp_path, monkeypatch, averaging):
+    drawn = ["--orientation", "random_bfs", "--average", "2", *averaging]
     (whole,) = run(root, tmp_path / "whole", *drawn)
     assert whole["finished"] and len({epoch["loss"] for epoch in whole["epochs"]}) == 3
 
@@ -69,9 +74,9 @@ def test_stopped_run_ends_like_an_uninterrupted_one(root, tmp_path, monkeypatch,
         run(root, out)
 
 
-@pytest.mark.parametrize("ema", ["0.0", "2.0"])
-def test_test_score_is_that_of_the_chosen_epoch(root, tmp_path, ema):
-    (result,) = run(root, tmp_path, "--protocol.ema", ema)
+@pytest.mark.parametrize("averaging", AVERAGING, ids=["last", "average", "norms"])
+def test_test_score_is_that_of_the_chosen_epoch(root, tmp_path, averaging):
+    (result,) = run(root, tmp_path, *averaging)
     best = min(result["epochs"], key=lambda epoch: epoch["valid_rmse"])
     assert best is result["epochs"][result["best_epoch"] - 1]
     assert result["test_rmse"] == best["test_rmse"]
@@ -80,7 +85,8 @@ def test_test_score_is_that_of_the_chosen_epoch(root, tmp_path, ema):
     data = datasets.load("ogbg-molfreesolv", root=root)
     train = data.targets("train")[:40]
     assert module.mean.item() == pytest.approx(train.mean().item())
-    batches = eval_batches(data.part("test", 40), 64, collate_of("plstm", "canonical"))
+    collate = collate_of(result["model"]["name"], "canonical")
+    batches = eval_batches(data.part("test", 40), 64, collate)
     official = data.evaluator(predict(module, batches), data.targets("test")[:40])
     assert result["test_rmse"] == pytest.approx(official["rmse"], rel=1e-5)
 

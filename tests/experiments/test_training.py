@@ -8,7 +8,10 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch.optim.swa_utils import AveragedModel
 from torch_geometric.data import Batch, Data
+from torch_geometric.loader import DataLoader
 
+from datasets import InputError
+from experiments.averaging import WeightAverage, update_norms
 from experiments.baselines import EDGELESS
 from experiments.fitting import Protocol, make_module
 from experiments.loading import Views, collate_of, eval_batches
@@ -22,7 +25,7 @@ from experiments.models import (
     to_dict,
 )
 from experiments.reporting import final_metrics
-from experiments.training import GraphModule, WeightAverage, chosen_epoch, epoch_metrics
+from experiments.training import GraphModule, chosen_epoch, epoch_metrics
 from plstm_graph.dag.molecule import from_smiles
 from plstm_graph.dag.orient import DRAWN
 
@@ -205,3 +208,38 @@ def test_weight_average_follows_from_the_start():
         assert average.module.weight.item() == pytest.approx(expected, abs=1e-6)
     assert int(average.module.num_batches_tracked) == 599
     assert abs(expected) < 0.05  # the mean of the sine
+
+
+def test_norms_are_of_the_weights_that_are_validated(graphs):
+    """Each layer's statistics: the mean over batches, without dropout, with the present weights."""
+    config = ModelConfig("gin", 8, 2, dropout=0.5)
+    module = make_module(config, graphs, "regression", Protocol())
+    loader = DataLoader(graphs, batch_size=2)
+    strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
+    trainer = SimpleNamespace(train_dataloader=loader, strategy=strategy)
+    norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm1d)]
+    inputs = {}
+    for norm in norms:
+        norm.running_mean.fill_(9.0)
+        norm.register_forward_pre_hook(
+            lambda norm, args: inputs.setdefault(norm, []).append(args[0])
+        )
+    state = torch.get_rng_state()
+    update_norms(trainer, module.eval(), 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(norms) >= 4 and set(inputs) == set(norms)
+    for norm, seen in inputs.items():
+        assert len(seen) == 2 and not norm.training and norm.momentum == 0.1
+        mean = torch.stack([x.mean(0) for x in seen]).mean(0)
+        var = torch.stack([x.var(0) for x in seen]).mean(0)
+        torch.testing.assert_close(norm.running_mean, mean)
+        torch.testing.assert_close(norm.running_var, var)
+    first = [seen[0] for seen in inputs.values()]
+    inputs.clear()
+    update_norms(trainer, module, 2)  # dropout would change what the layers see
+    assert all(torch.equal(a, b[0]) for a, b in zip(first, inputs.values()))
+
+
+def test_norms_without_an_average():
+    with pytest.raises(InputError, match=r"norm_batches with ema only, got 16; set ema"):
+        Protocol(norm_batches=16)
