@@ -37,14 +37,15 @@ def read(folder: Path) -> dict[str, dict[str, dict]]:
 
 
 def cells(folder: Path) -> list[list[str]]:
-    """Rows of the table: each published row, and below it ours."""
-    rows = []
-    for row, results in read(folder).items():
+    """Rows of the table: all published ones, below each ours if it was run, then our others."""
+    rows, ours = [], read(folder)
+    for row in dict.fromkeys((*published.TU, *ours)):
         title = reporting.title(row)
         if numbers := published.TU.get(row):
             values = [f"{numbers[key]:.4f}" for key in (*NAMES, "AVG")]
             rows.append([f"{title}, published", *values, "", ""])
-        rows.append([title, *_ours(results)])
+        if row in ours:
+            rows.append([title, *_ours(ours[row])])
     return rows
 
 
