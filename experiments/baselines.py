@@ -25,6 +25,8 @@ RECURRENT = ("mpnn", "lstm_gnn")
 NAMES = (*LOCAL, *RECURRENT)
 #: Models that read no edge features.
 EDGELESS = ("gin", "gcn", "lstm_gnn")
+#: Batch norms of an MLP; one node, which has no variance, is no error: the last batch may have it.
+BATCH_NORM = {"norm": "batch_norm", "norm_kwargs": {"allow_single_element": True}}
 #: Hidden width of the map from the features of an edge to its matrix, in MPNN.
 EDGE_HIDDEN = 16
 
@@ -38,7 +40,7 @@ def make_conv(name: str, channels: int, heads: int, with_edges: bool) -> nn.Modu
     if name == "gcn":
         return GCNConv(channels, channels)
     if name in ("gine", "gin"):
-        mlp = MLP([channels, channels, channels], norm="batch_norm")
+        mlp = MLP([channels, channels, channels], **BATCH_NORM)
         if name == "gin" or not with_edges:
             return GINConv(mlp, train_eps=True)
         return GINEConv(mlp, train_eps=True)  # the edges come in the layer's width
@@ -51,7 +53,7 @@ class LocalLayer(nn.Module):
     def __init__(self, name: str, channels: int, heads: int, with_edges: bool) -> None:
         super().__init__()
         self.conv = make_conv(name, channels, heads, with_edges)
-        self.norm = BatchNorm(channels)
+        self.norm = BatchNorm(channels, **BATCH_NORM["norm_kwargs"])
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         edges = {} if edge_attr is None else {"edge_attr": edge_attr}
@@ -138,7 +140,7 @@ class VirtualNode(nn.Module):
         super().__init__()
         self.initial = nn.Parameter(torch.zeros(channels))
         widths = [channels, 2 * channels, channels]
-        options = {"norm": "batch_norm", "plain_last": False, "dropout": 0.0}
+        options = {**BATCH_NORM, "plain_last": False, "dropout": 0.0}
         self.mlps = nn.ModuleList(MLP(widths, **options) for _ in range(updates))
         self.dropout = dropout
 

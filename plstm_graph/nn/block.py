@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.nn import BatchNorm
 from torch_geometric.nn.conv import GINConv, GINEConv
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 from torch_geometric.typing import Adj, OptTensor
@@ -36,6 +37,8 @@ class Norm(torch.nn.Module):
             self.module = torch.nn.LayerNorm(channels)
         elif name == "rmsnorm":
             self.module = torch.nn.RMSNorm(channels, eps=1e-5)
+        elif name == "batchnorm":  # a batch of one node, which has no variance, is no error
+            self.module = BatchNorm(channels, allow_single_element=True)
         else:
             self.module = normalization_resolver(norm, channels)
         self.with_batch = "batch" in inspect.signature(self.module.forward).parameters

@@ -57,6 +57,18 @@ def test_baselines_meet_the_budget(graphs, name):
     assert config.hidden % config.heads == 0
 
 
+@pytest.mark.parametrize("name, local", [("plstm", "gine"), ("gin", None), ("gine", None)])
+def test_training_on_a_batch_of_one_atom(graphs, name, local):
+    """As the last batch of an epoch may be: methane alone."""
+    options = {"post_norm": "batch_norm"} if name == "plstm" else None
+    virtual = name == "gine"
+    config = ModelConfig(name, 8, 2, local=local, options=options, virtual_node=virtual)
+    net = GraphNet(config, Inputs.of(graphs[0]))
+    out = net(collate_of(name, "canonical")([graphs[1]]))
+    out.sum().backward()
+    assert graphs[1].num_nodes == 1 and out.isfinite().all()
+
+
 def test_unknown_baseline(graphs):
     with pytest.raises(ValueError, match=r"out of plstm, gine, .*, got 'sage'"):
         ModelConfig("sage", 16, 2)
