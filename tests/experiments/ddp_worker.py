@@ -38,6 +38,30 @@ def graphs(count, seed):
     return made
 
 
+class Validated(Callback):
+    """The weights and buffers that are validated; they go back to training after this."""
+
+    def on_validation_epoch_end(self, trainer, module):
+        self.state = {key: value.clone() for key, value in module.state_dict().items()}
+
+
+NORMS = ModelConfig("gin", 16, 2)  # has batch norms
+
+
+def norms():
+    """What a process validates after an epoch with weight averages, and its training batches."""
+    parts = {"train": graphs(4 * BATCH, 0), "valid": graphs(BATCH, 1), "test": []}
+    views = Views.of(NORMS, parts, BATCH)
+    module = GraphModule(to_dict(NORMS), to_dict(Inputs.of(parts["train"][0])), "regression")
+    protocol = Protocol(
+        1, accelerator="cpu", devices=2, strategy="ddp", ema=1.0, norm_batches=2
+    )  # fmt: skip
+    validated = Validated()
+    trainer = make_trainer(protocol, History(), validated, enable_checkpointing=False)
+    trainer.fit(module, views.train_loader(), views.eval_loader("valid"))
+    return {"state": validated.state, "batches": list(trainer.train_dataloader)}, trainer
+
+
 def train(processes):
     """Losses of all steps and the metrics of all epochs; the batches of all processes make 64."""
     quiet()
@@ -69,6 +93,8 @@ if __name__ == "__main__":
     found, first = train(2)
     if first:
         (Path(folder) / "found.json").write_text(json.dumps(found))
+    found, trainer = norms()
+    torch.save(found, Path(folder) / f"norms{trainer.global_rank}.pt")
     options = "--target-column size --models plstm,gine --hidden 16 --layers 2 --batch-size 2"
     options += " --epochs 1 --limit 17 --average 2 --accelerator cpu --devices 2 --strategy ddp"
     molecules.main(["--csv", csv, *options.split(), "--out", str(Path(folder) / "molecules")])

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from datasets import molecules
+from experiments.averaging import update_norms
 from experiments.fitting import predict
 from experiments.loading import Views
-from experiments.models import ModelConfig
+from experiments.models import Inputs, ModelConfig, to_dict
 from experiments.reporting import final_metrics
 from experiments.training import GraphModule, is_repeat
 from tests.experiments import ddp_worker
@@ -44,6 +46,24 @@ def test_two_processes_are_one_with_twice_the_batch(folder):
             for metric in ("rmse", "mae"):
                 key = f"{part}_{metric}"
                 assert epoch[key] == pytest.approx(other[key], abs=1e-4), key
+
+
+def test_norms_are_over_the_batches_of_all_processes(folder):
+    found = [torch.load(folder / f"norms{rank}.pt", weights_only=False) for rank in range(2)]
+    first, second = (one["state"] for one in found)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    batches = [batch for one in found for batch in one["batches"]]
+    inputs = to_dict(Inputs.of(ddp_worker.graphs(1, 0)[0]))
+    module = GraphModule(to_dict(ddp_worker.NORMS), inputs, "regression").eval()
+    module.load_state_dict(first)
+    reduce = SimpleNamespace(reduce=lambda value, reduce_op: value)
+    statistics = [key for key in first if "running" in key]
+    assert len(statistics) >= 8 and len(batches) == 4
+    for chosen, same in ((batches, True), (batches[:2], False), (batches[2:], False)):
+        update_norms(SimpleNamespace(train_dataloader=chosen, strategy=reduce), module, 4)
+        again = module.state_dict()
+        close = [torch.allclose(again[key], first[key], rtol=1e-4, atol=1e-4) for key in statistics]
+        assert all(close) if same else not any(close)
 
 
 @pytest.mark.parametrize("name", ["plstm", "gine"])
