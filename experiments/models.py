@@ -52,6 +52,7 @@ class ModelConfig:
             none.
         options: further arguments of :class:`plstm_graph.nn.PLSTM`.
         virtual_node: for ``baselines.LOCAL``: a node that all others of a graph are joined to.
+        edge_features: False to leave out those that the data have, as GIN and GCN do.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ModelConfig:
     local: str | None = None
     options: dict | None = None
     virtual_node: bool = False
+    edge_features: bool = True
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -100,7 +102,8 @@ class GraphNet(nn.Module):
             "node_encoder": _encoder(AtomEncoder, inputs.node_dim, inputs, width),
             "edge_encoder": None,
         }
-        if inputs.edge_dim is not None and name not in baselines.EDGELESS:
+        reads_edges = config.edge_features and name not in baselines.EDGELESS
+        if reads_edges and inputs.edge_dim is not None:
             arguments["edge_encoder"] = _encoder(BondEncoder, inputs.edge_dim, inputs, width)
         self.uses_line_graph = name == "plstm"
         if self.uses_line_graph:

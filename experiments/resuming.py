@@ -20,6 +20,12 @@ from experiments.training import History
 #: What may change between the parts of a run: it may go on elsewhere.
 HARDWARE = ("accelerator", "devices", "strategy")
 
+#: Of options that some results files are older than.
+DEFAULTS = {
+    "protocol": {"ema": 0.0, "norm_batches": 0},
+    "model": {"edge_features": True},
+}
+
 Summary = Callable[[list[dict[str, float]]], dict]
 
 
@@ -41,9 +47,11 @@ def earlier(path: Path, settings: dict) -> dict:
     if not path.exists():
         return {}
     found = json.loads(path.read_text())
-    if "protocol" in found:  # options that are newer than the file were off
-        found["protocol"] = {**lasting(Protocol()), **found["protocol"]}
     wanted = json.loads(json.dumps(settings))  # as JSON has them: tuples are lists there
+    for key, defaults in DEFAULTS.items():  # options that are newer than the file
+        if key in found:
+            newer = {name: value for name, value in defaults.items() if name in wanted[key]}
+            found[key] = {**newer, **found[key]}
     if different := [key for key, value in wanted.items() if found.get(key) != value]:
         raise InputError(
             f"expected {path} to be of a run with the same settings, got another "

@@ -49,6 +49,18 @@ def test_batch_equals_its_parts(graphs, name):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_edge_features_are_left_out(graphs, name):
+    inputs = Inputs.of(graphs[0])
+    net = GraphNet(ModelConfig(name, 16, 2, edge_features=False), inputs).eval()
+    batch = collate_of(name, "canonical")(graphs)
+    before = net(batch)
+    batch.edge_attr = torch.zeros_like(batch.edge_attr)
+    assert torch.equal(net(batch), before) and net.core.edge_encoder is None
+    with_edges = GraphNet(ModelConfig(name, 16, 2), inputs)
+    assert (count_parameters(with_edges) > count_parameters(net)) == (name not in EDGELESS)
+
+
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_baselines_meet_the_budget(graphs, name):
     inputs = Inputs.of(graphs[0])
