@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch_geometric.datasets import TUDataset
+from torch_geometric.transforms import AddRandomWalkPE, Compose
 
 from datasets.base import GraphDataset, InputError, data_root
 from datasets.splits import cross_validation_split
@@ -13,7 +14,9 @@ from datasets.splits import cross_validation_split
 NAMES = ("MUTAG", "NCI1", "PROTEINS", "PTC_FM")
 
 
-def load(name: str, root: str | Path | None = None, *, fold: int = 0) -> GraphDataset:
+def load(
+    name: str, root: str | Path | None = None, *, fold: int = 0, walks: int = 0
+) -> GraphDataset:
     """One fold of a TU set; downloads it into ``root``/tu where it is not there yet.
 
     Node labels come one-hot, with the continuous node attributes before them where the set has
@@ -23,12 +26,17 @@ def load(name: str, root: str | Path | None = None, *, fold: int = 0) -> GraphDa
         name: one of :data:`NAMES`.
         root: data root.
         fold: fold of the cross-validation, see :func:`cross_validation_split`.
+        walks: append to the features of a node the probabilities that a random walk from it is
+            back after 1, ..., ``walks`` steps.
     """
+    if walks < 0:
+        raise InputError(f"expected walks >= 0, got {walks}")
     if name not in NAMES:
         raise InputError(f"expected one of {', '.join(NAMES)}, got {name!r}")
     raw = TUDataset(str(data_root(root) / "tu"), name, use_node_attr=True)
+    encode = AddRandomWalkPE(walks, attr_name=None) if walks else Compose([])
     graphs = []
-    for data in raw:
+    for data in map(encode, raw):
         data.y = data.y.view(1).to(torch.float32)
         graphs.append(data)
     labels = torch.cat([graph.y for graph in graphs]).long()

@@ -22,6 +22,7 @@ HARDWARE = ("accelerator", "devices", "strategy")
 
 #: Of options that some results files are older than.
 DEFAULTS = {
+    "walks": 0,
     "protocol": {"ema": 0.0, "norm_batches": 0},
     "model": {"edge_features": True},
 }
@@ -48,15 +49,24 @@ def earlier(path: Path, settings: dict) -> dict:
         return {}
     found = json.loads(path.read_text())
     wanted = json.loads(json.dumps(settings))  # as JSON has them: tuples are lists there
-    for key, defaults in DEFAULTS.items():  # options that are newer than the file
-        if key in found:
-            newer = {name: value for name, value in defaults.items() if name in wanted[key]}
-            found[key] = {**newer, **found[key]}
+    found = _filled(found, wanted)
     if different := [key for key, value in wanted.items() if found.get(key) != value]:
         raise InputError(
             f"expected {path} to be of a run with the same settings, got another "
             f"{', '.join(different)}; remove it and its checkpoints, or choose another --out"
         )
+    return found
+
+
+def _filled(found: dict, wanted: dict, defaults: dict = DEFAULTS) -> dict:
+    """``found`` with the defaults of wanted options that are newer than it."""
+    found = dict(found)
+    for key in defaults.keys() & wanted.keys():
+        default = defaults[key]
+        if not isinstance(default, dict):
+            found.setdefault(key, default)
+        elif key in found:
+            found[key] = _filled(found[key], wanted[key], default)
     return found
 
 

@@ -48,6 +48,7 @@ def train(
     protocol: Protocol = PROTOCOL,
     orientation: str = "canonical",
     average: int = 1,
+    walks: int = 0,
     folds: int = FOLDS,
     limit: int | None = None,
     data_root: Path | None = None,
@@ -62,6 +63,8 @@ def train(
         protocol: how to train.
         orientation: of pLSTM's DAGs; random and random_bfs are drawn anew for every batch.
         average: with these two: orientations over which predictions are averaged.
+        walks: steps of the random walks whose return probabilities are read, see
+            :func:`datasets.tu.load`.
         folds: run only the first ones.
         limit: use only so many graphs of each set, for tests.
         data_root: folder of the data sets; default PLSTM_DATA_ROOT or ~/.cache/plstm_graph.
@@ -74,7 +77,7 @@ def train(
         orientation, average = "none", 1
     results = []
     for name in cli.names("sets", sets, tu_sets.NAMES):
-        data = _limited(tu_sets.load(name, data_root), limit)
+        data = _limited(tu_sets.load(name, data_root, walks=walks), limit)
         settings = {
             "row": row,
             "dataset": name,
@@ -82,6 +85,7 @@ def train(
             "protocol": resuming.lasting(protocol),
             "orientation": orientation,
             "average": average,
+            "walks": walks,
             "limit": limit,
             "parameters": count_parameters(GraphNet(model, Inputs.of(data.graphs[0]))),
         }
