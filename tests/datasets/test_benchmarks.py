@@ -33,6 +33,30 @@ def test_tu(root, name, graphs, node_dim, edge_dim):
     assert all(torch.equal(data.split[part], expected[part]) for part in expected)
 
 
+def test_tu_attributes(root):
+    """Of PROTEINS, in the raw file one a node; others have none."""
+    lines = (root / "tu/PROTEINS/raw/PROTEINS_node_attributes.txt").read_text().split()
+    found = torch.cat([graph.x for graph in datasets.tu.load("PROTEINS", root).graphs])
+    raw = torch.tensor([float(line) for line in lines])
+    torch.testing.assert_close(found[:, 0].sinh(), raw, rtol=1e-4, atol=1e-4)
+    assert set(found[:, 1:].unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("name", ["MUTAG", "PROTEINS"])
+def test_tu_walks(root, name):
+    plain = datasets.tu.load(name, root).graphs
+    for graph, expected in zip(datasets.tu.load(name, root, walks=3).graphs[:20], plain):
+        assert torch.equal(graph.x[:, :-3], expected.x)
+        adjacency = torch.zeros(graph.num_nodes, graph.num_nodes)
+        adjacency[graph.edge_index[0], graph.edge_index[1]] = 1.0
+        step = adjacency / adjacency.sum(1, keepdim=True).clamp(min=1)
+        for i in range(1, 4):
+            back = torch.linalg.matrix_power(step, i).diagonal()
+            torch.testing.assert_close(graph.x[:, i - 4], back, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="expected walks >= 0, got -1"):
+        datasets.tu.load(name, root, walks=-1)
+
+
 def test_ogb(root, monkeypatch):
     def refuse(*_):
         raise AssertionError("the loader must not ask on standard input")
