@@ -20,7 +20,7 @@ from experiments.training import History
 #: What may change between the parts of a run: it may go on elsewhere.
 HARDWARE = ("accelerator", "devices", "strategy")
 
-#: Of options that some results files are older than.
+#: Options that some results files are older than, as those were run; later defaults may differ.
 DEFAULTS = {
     "walks": 0,
     "protocol": {"ema": 0.0, "norm_batches": 0},
@@ -59,7 +59,7 @@ def earlier(path: Path, settings: dict) -> dict:
 
 
 def _filled(found: dict, wanted: dict, defaults: dict = DEFAULTS) -> dict:
-    """``found`` with the defaults of wanted options that are newer than it."""
+    """``found`` with the wanted options that are newer than it."""
     found = dict(found)
     for key in defaults.keys() & wanted.keys():
         default = defaults[key]

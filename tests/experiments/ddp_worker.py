@@ -53,9 +53,7 @@ def norms():
     parts = {"train": graphs(4 * BATCH, 0), "valid": graphs(BATCH, 1), "test": []}
     views = Views.of(NORMS, parts, BATCH)
     module = GraphModule(to_dict(NORMS), to_dict(Inputs.of(parts["train"][0])), "regression")
-    protocol = Protocol(
-        1, accelerator="cpu", devices=2, strategy="ddp", ema=1.0, norm_batches=2
-    )  # fmt: skip
+    protocol = Protocol(1, accelerator="cpu", devices=2, strategy="ddp", ema=1.0, norm_batches=2)
     validated = Validated()
     trainer = make_trainer(protocol, History(), validated, enable_checkpointing=False)
     trainer.fit(module, views.train_loader(), views.eval_loader("valid"))
