@@ -35,7 +35,8 @@ def tu_sets(results: Results) -> Chart:
         raise NotRun("tu")
     bars = {}
     for row, sets in complete.items():
-        folds = zip(*(sets[name]["test_accuracy_folds"] for name in tu_report.NAMES))
+        seeds = ([run["test_accuracy_folds"] for run in sets[name]] for name in tu_report.NAMES)
+        folds = zip(*(map(statistics.mean, zip(*runs)) for runs in seeds))
         bars[title(row)] = [statistics.mean(fold) for fold in folds]
     known = {row: published.TU[row]["AVG"] for row in published.TU}
     return {

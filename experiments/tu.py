@@ -2,6 +2,7 @@
 
     python -m experiments.tu --config experiments/configs/tu_plstm.yaml
     python -m experiments.tu --config experiments/configs/tu_gin.yaml --sets NCI1 --folds 2
+    python -m experiments.tu --config experiments/configs/tu_gin.yaml --sets MUTAG --seeds 1,2
     python -m experiments.tu report experiments/results
 
 StratifiedKFold(10, shuffle, seed 42), the rest 8 : 1 into training and validation; 100 epochs of
@@ -9,14 +10,15 @@ AdamW, learning rate 1e-3, cosine with 5 epochs of warm-up, batches of 64, under
 parameters. What counts is the test accuracy at the first epoch that reaches the best validation
 accuracy; the test set is read only where an epoch is the best so far.
 
-A run is one row of the table. Each of its data sets has a file of its own, written after every
-fold: the same command goes on with the next one. Processes with other rows or other --sets may
-run at once.
+A run is one row of the table. Each of its data sets and seeds has a file of its own, written
+after every fold: the same command goes on with the next one. The folds are the same with every
+seed. Processes with other rows, --sets or --seeds may run at once.
 """
 
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -45,6 +47,7 @@ def train(
     row: str = "plstm",
     model: ModelConfig = MODEL,
     sets: str = ",".join(tu_sets.NAMES),
+    seeds: str | int = "0",
     protocol: Protocol = PROTOCOL,
     orientation: str = "canonical",
     average: int = 1,
@@ -60,6 +63,7 @@ def train(
         row: name of this row of the table, and part of its files' names.
         model: the model, under 300,000 parameters.
         sets: which of MUTAG, NCI1, PROTEINS, PTC_FM; separated by commas.
+        seeds: of initialisation, batches and orientations; separated by commas.
         protocol: how to train.
         orientation: of pLSTM's DAGs; random and random_bfs are drawn anew for every batch.
         average: with these two: orientations over which predictions are averaged.
@@ -68,21 +72,20 @@ def train(
         folds: run only the first ones.
         limit: use only so many graphs of each set, for tests.
         data_root: folder of the data sets; default PLSTM_DATA_ROOT or ~/.cache/plstm_graph.
-        out: folder of the results tu_ROW_SET.json.
+        out: folder of the results tu_ROW_SET_seedN.json.
     """
     quiet()
     if not 1 <= folds <= FOLDS:
         raise InputError(f"expected folds from 1 to {FOLDS}, got {folds}")
     if model.name != "plstm":
         orientation, average = "none", 1
-    results = []
+    numbers, results = cli.integers("seeds", seeds), []
     for name in cli.names("sets", sets, tu_sets.NAMES):
         data = _limited(tu_sets.load(name, data_root, walks=walks), limit)
         settings = {
             "row": row,
             "dataset": name,
             "model": to_dict(model),
-            "protocol": resuming.lasting(protocol),
             "orientation": orientation,
             "average": average,
             "walks": walks,
@@ -94,8 +97,10 @@ def train(
                 f"expected a model under {BUDGET:,} parameters, got {settings['parameters']:,} "
                 f"for {name}; choose a smaller model.hidden"
             )
-        path = out / f"tu_{row}_{name.lower()}.json"
-        results.append(_run_folds(data, settings, model, protocol, folds, path))
+        for seed in numbers:
+            seeded = replace(protocol, seed=seed)
+            path = out / f"tu_{row}_{name.lower()}_seed{seed}.json"
+            results.append(_run_folds(data, settings, model, seeded, folds, path))
     return results
 
 
@@ -108,6 +113,7 @@ def _run_folds(
     path: Path,
 ) -> dict:
     """The folds that are not in the file yet; what it then holds."""
+    settings = {**settings, "protocol": resuming.lasting(protocol)}
     result = resuming.earlier(path, settings)
     done = dict(result.get("folds", {}))
     labels = torch.cat([graph.y for graph in data.graphs]).long()
@@ -123,7 +129,9 @@ def _run_folds(
     mean, sd = result["test_accuracy_mean"], result["test_accuracy_sd"]
     spread = "" if sd is None else f" ± {sd:.4f}"
     Console().print(
-        f"{settings['row']}, {data.name}: {mean:.4f}{spread} ({len(done)} folds)", highlight=False
+        f"{settings['row']}, {data.name}, seed {protocol.seed}: {mean:.4f}{spread} "
+        f"({len(done)} folds)",
+        highlight=False,
     )
     return result
 

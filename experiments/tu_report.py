@@ -14,24 +14,26 @@ FOLDS = 10
 HEADING = ["model", *NAMES, "AVG", "parameters", "s/epoch"]
 LEGEND = (
     "Test accuracy at the first epoch of best validation accuracy: mean and standard deviation of "
-    "10 folds, below the published mean. AVG: mean of the four sets. * not all folds done, or not "
-    "all graphs used. Seconds per epoch: of the largest set run, with its validation."
+    "10 folds, with each seed where there are several (their number in brackets), below the "
+    "published mean. AVG: mean of the four sets. * not all folds done, or not all graphs used. "
+    "Seconds per epoch: of the largest set run, with its validation."
 )
 
 
-def read(folder: Path) -> dict[str, dict[str, dict]]:
-    """Row -> data set -> what its file holds; known rows first, in the order of the table."""
+def read(folder: Path) -> dict[str, dict[str, list[dict]]]:
+    """Row -> data set -> its runs, by seed; known rows first, in the order of the table."""
     if not folder.is_dir():
         raise InputError(f"expected the folder of a run, got {folder}: no folder")
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("tu_*.json"))]
+    found = [json.loads(path.read_text()) for path in folder.glob("tu_*_seed*.json")]
     if not found:
         raise InputError(
-            f"expected results tu_ROW_SET.json in {folder}, got none; train first, with "
+            f"expected results tu_ROW_SET_seedN.json in {folder}, got none; train first, with "
             f"--out {folder}"
         )
-    rows: dict[str, dict[str, dict]] = {}
+    found.sort(key=lambda result: (result["row"], result["dataset"], result["seed"]))
+    rows: dict[str, dict[str, list[dict]]] = {}
     for result in found:
-        rows.setdefault(result["row"], {})[result["dataset"]] = result
+        rows.setdefault(result["row"], {}).setdefault(result["dataset"], []).append(result)
     known = [row for row in reporting.TITLES if row in rows]
     return {row: rows[row] for row in (*known, *(row for row in rows if row not in known))}
 
@@ -49,39 +51,46 @@ def cells(folder: Path) -> list[list[str]]:
     return rows
 
 
-def _ours(results: dict[str, dict]) -> list[str]:
-    values = [_accuracy(results[name]) if name in results else "" for name in NAMES]
-    means = [result["test_accuracy_mean"] for result in results.values()]
-    sizes = [result["parameters"] for result in results.values()]
+def _ours(sets: dict[str, list[dict]]) -> list[str]:
+    sizes = [run["parameters"] for runs in sets.values() for run in runs]
     least, most = f"{min(sizes):,}", f"{max(sizes):,}"
     seconds = [
-        statistics.mean(fold["seconds_per_epoch"] for fold in result["folds"].values())
-        for result in results.values()
+        statistics.mean(fold["seconds_per_epoch"] for run in runs for fold in run["folds"].values())
+        for runs in sets.values()
     ]
     return [
-        *values,
-        f"{statistics.mean(means):.4f}" if complete(results) else "",
+        *(_accuracy(sets[name]) if name in sets else "" for name in NAMES),
+        f"{statistics.mean(map(_mean, sets.values())):.4f}" if complete(sets) else "",
         least if least == most else f"{least} - {most}",
         f"{max(seconds):.2f}",
     ]
 
 
-def complete(results: dict[str, dict]) -> bool:
-    """Whether a row has all folds of all sets."""
-    return all(name in results and not _partial(results[name]) for name in NAMES)
+def complete(sets: dict[str, list[dict]]) -> bool:
+    """Whether a row has all folds of all sets, with every seed."""
+    return all(name in sets and not any(map(_partial, sets[name])) for name in NAMES)
 
 
-def _partial(result: dict) -> bool:
-    return len(result["folds"]) < FOLDS or result["limit"] is not None
+def _partial(run: dict) -> bool:
+    return len(run["folds"]) < FOLDS or run["limit"] is not None
 
 
-def _accuracy(result: dict) -> str:
-    sd = result["test_accuracy_sd"]
-    spread = "" if sd is None else f" ± {sd:.3f}"
-    return f"{result['test_accuracy_mean']:.4f}{spread}{' *' if _partial(result) else ''}"
+def _folds(runs: list[dict]) -> list[float]:
+    return [accuracy for run in runs for accuracy in run["test_accuracy_folds"]]
 
 
-def report(folder: Path) -> dict[str, dict[str, dict]]:
+def _mean(runs: list[dict]) -> float:
+    return statistics.mean(_folds(runs))
+
+
+def _accuracy(runs: list[dict]) -> str:
+    folds = _folds(runs)
+    spread = f" ± {statistics.stdev(folds):.3f}" if len(folds) > 1 else ""
+    seeds = f" ({len(runs)})" if len(runs) > 1 else ""
+    return f"{_mean(runs):.4f}{spread}{seeds}{' *' if any(map(_partial, runs)) else ''}"
+
+
+def report(folder: Path) -> dict[str, dict[str, list[dict]]]:
     """Print the table of all rows in a folder.
 
     Args:

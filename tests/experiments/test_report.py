@@ -105,30 +105,28 @@ def test_places_that_do_not_fit(copy, change):
         report.main(args)
 
 
-def write_fold(folder, row, name, accuracies):
+def write_folds(folder, row, name, accuracies, seed=0):
     folds = {str(i): {"seconds_per_epoch": 1.0} for i in range(len(accuracies))}
     result = {"row": row, "dataset": name, "limit": None, "parameters": 1234, "folds": folds}
-    scores = {
-        "test_accuracy_mean": sum(accuracies) / len(accuracies),
-        "test_accuracy_sd": 0.05,
-        "test_accuracy_folds": accuracies,
-    }
-    write_json(folder / f"tu_{row}_{name.lower()}.json", {**result, **scores})
+    scores = {"seed": seed, "test_accuracy_folds": accuracies}
+    write_json(folder / f"tu_{row}_{name.lower()}_seed{seed}.json", {**result, **scores})
 
 
 def test_tu_sets(tmp_path):
     for i, name in enumerate(TU):
-        write_fold(tmp_path, "plstm", name, [0.5 + 0.1 * i, 0.6 + 0.1 * i] * 5)
-    write_fold(tmp_path, "gin", TU[0], [0.7] * 10)
+        write_folds(tmp_path, "plstm", name, [0.5 + 0.1 * i, 0.6 + 0.1 * i] * 5)
+    write_folds(tmp_path, "plstm", TU[0], [0.7, 0.6] * 5, seed=1)
+    write_folds(tmp_path, "gin", TU[0], [0.7] * 10)
     rows = markdown("TU sets", Results(tmp_path)).splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == [
         *("| GAT, published", "| GCN, published", "| GIN, published", "| GIN"),
         *("| LSTM-GNN, published", "| MPNN, published", "| pLSTM, published", "| pLSTM"),
     ]
-    assert rows[-1].endswith("| 0.8500 ± 0.050 | 0.7000 | 1,234 | 1.00 |")
+    assert rows[-1].startswith("| pLSTM | 0.6000 ± 0.073 (2) | 0.6500 ± 0.053 |")
+    assert rows[-1].endswith("| 0.8500 ± 0.053 | 0.7125 | 1,234 | 1.00 |")
     chart = PLOTS["tu.png"](Results(tmp_path))
     assert list(chart["bars"]) == ["pLSTM"]  # only rows with all sets
-    assert chart["bars"]["pLSTM"] == pytest.approx([0.65, 0.75] * 5)
+    assert chart["bars"]["pLSTM"] == pytest.approx([0.675, 0.75] * 5)  # each set counts once
     assert chart["published"]["published pLSTM"] == 0.7368
 
 

@@ -31,7 +31,7 @@ def test_folds_resume(root, tmp_path):
     (whole,) = run(root, tmp_path / "whole", "--folds", "2")
     (first,) = run(root, tmp_path, "--folds", "1")
     assert list(first["folds"]) == ["0"]
-    path = tmp_path / "tu_plstm_mutag.json"
+    path = tmp_path / "tu_plstm_mutag_seed0.json"
     marked = json.loads(path.read_text())
     marked["folds"]["0"]["mark"] = "kept"
     del marked["model"]["edge_features"], marked["protocol"]["ema"]  # a file older than these
@@ -71,26 +71,37 @@ def test_every_row_runs(path, root, tmp_path):
     assert len(tu_report.HEADING) == len(cells) and cells[4].endswith("*")
 
 
-def fabricated(row, dataset, accuracy, folds=10):
-    fold = {"test_accuracy": accuracy, "seconds_per_epoch": 0.5}
+def test_seeds(root, tmp_path):
+    first, second = run(root, tmp_path, "--folds", "1", "--seeds", "0,3")
+    assert (first["seed"], second["seed"]) == (0, 3)
+    assert first["folds"]["0"]["curves"] != second["folds"]["0"]["curves"]
+    (again,) = run(root, tmp_path / "again", "--folds", "1", "--seeds", "3")
+    assert again["folds"]["0"]["curves"] == second["folds"]["0"]["curves"]
+    (row,) = tu_report.read(tmp_path).values()
+    assert [found["seed"] for found in row["MUTAG"]] == [0, 3]
+
+
+def fabricated(row, dataset, accuracies, seed=0):
+    folds = [{"test_accuracy": value, "seconds_per_epoch": 0.5} for value in accuracies]
     return {
         "row": row,
         "dataset": dataset,
         "limit": None,
         "parameters": 1000,
-        "test_accuracy_mean": accuracy,
-        "test_accuracy_sd": 0.1,
-        "folds": {str(i): fold for i in range(folds)},
+        "seed": seed,
+        "test_accuracy_folds": accuracies,
+        "folds": {str(i): fold for i, fold in enumerate(folds)},
     }
 
 
 def test_report(tmp_path, capsys):
-    with pytest.raises(SystemExit, match=r"results tu_ROW_SET.json in .*, got none; train first"):
+    with pytest.raises(SystemExit, match=r"ROW_SET_seedN.json in .*, got none; train first"):
         tu.main(["report", str(tmp_path)])
     for row, values in {"plstm": (0.9, 0.8, 0.7, 0.6), "gin": (0.5, 0.7)}.items():
         for name, value in zip(datasets.tu.NAMES, values):
-            path = tmp_path / f"tu_{row}_{name.lower()}.json"
-            path.write_text(json.dumps(fabricated(row, name, value, 10 if row == "plstm" else 3)))
+            path = tmp_path / f"tu_{row}_{name.lower()}_seed0.json"
+            folds = [value - 0.1, value + 0.1] * (5 if row == "plstm" else 2)
+            path.write_text(json.dumps(fabricated(row, name, folds)))
     tu.main(["report", str(tmp_path)])
     assert "published" in capsys.readouterr().out
     rows = {row[0]: row[1:] for row in tu_report.cells(tmp_path)}
@@ -101,9 +112,9 @@ def test_report(tmp_path, capsys):
     assert all(
         places.index(row) - places.index(f"{row}, published") == 1 for row in ("GIN", "pLSTM")
     )
-    assert rows["GIN"][:5] == ["0.5000 ± 0.100 *", "0.7000 ± 0.100 *", "", "", ""]
+    assert rows["GIN"][:5] == ["0.5000 ± 0.115 *", "0.7000 ± 0.115 *", "", "", ""]
     assert rows["pLSTM"] == [
-        *("0.9000 ± 0.100", "0.8000 ± 0.100", "0.7000 ± 0.100", "0.6000 ± 0.100"),
+        *("0.9000 ± 0.105", "0.8000 ± 0.105", "0.7000 ± 0.105", "0.6000 ± 0.105"),
         *("0.7500", "1,000", "0.50"),
     ]
     assert rows["GIN, published"][:5] == ["0.8251", "0.8175", "0.7350", "0.6097", "0.7468"]
