@@ -81,14 +81,14 @@ def test_seeds(root, tmp_path):
     assert [found["seed"] for found in row["MUTAG"]] == [0, 3]
 
 
-def fabricated(row, dataset, accuracies, seed=0):
+def fabricated(row, dataset, accuracies):
     folds = [{"test_accuracy": value, "seconds_per_epoch": 0.5} for value in accuracies]
     return {
         "row": row,
         "dataset": dataset,
         "limit": None,
         "parameters": 1000,
-        "seed": seed,
+        "seed": 0,
         "test_accuracy_folds": accuracies,
         "folds": {str(i): fold for i, fold in enumerate(folds)},
     }
