@@ -33,7 +33,10 @@ def names(option: str, text: str, known: Sequence[str]) -> list[str]:
     """
     found = [name.strip() for name in text.split(",")]
     if unknown := [name for name in found if name not in known]:
-        raise InputError(f"expected {option} out of {', '.join(known)}, got {unknown}")
+        raise InputError(
+            f"expected {option} out of {', '.join(known)}, separated by commas without brackets, "
+            f"got {unknown}"
+        )
     return found
 
 

@@ -124,6 +124,7 @@ def test_report(tmp_path, capsys):
     "args, message",
     [
         (["--sets", "ENZYMES"], r"expected sets out of MUTAG, .*, got \['ENZYMES'\]"),
+        (["--sets", "[MUTAG,NCI1]"], r"by commas without brackets, got \['\[MUTAG', 'NCI1\]'\]"),
         (["--folds", "11"], "expected folds from 1 to 10, got 11"),
         (["--limit", "20"], "expected limit to leave 10 graphs of each class of MUTAG, got 20"),
         (["--model.hidden", "256"], r"under 300,000 parameters, got .* smaller model.hidden"),
