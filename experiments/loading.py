@@ -10,7 +10,7 @@ from torch_geometric.data import Batch, Data
 
 from experiments.models import ModelConfig
 from plstm_graph.dag.orient import DRAWN
-from plstm_graph.transforms import LineGraphCollater
+from plstm_graph.transforms import LineGraphCollater, to_line_graphs
 
 # Without gradients a batch may be larger.
 EVAL_FACTOR = 4
@@ -35,6 +35,19 @@ def collate_of(model: str, orientation: str, seed: int | None = None) -> Collate
     if model == "plstm":
         return LineGraphCollater(orientation, seed)
     return Batch.from_data_list
+
+
+def training_data(
+    model: str, graphs: Sequence[Data], orientation: str
+) -> tuple[list[Data], Collate]:
+    """Graphs to train a model on, and how some of them become a batch.
+
+    Where orientations are not drawn, line graphs are the same in each epoch and built here, once.
+    """
+    graphs = strip(graphs)
+    if model == "plstm" and orientation not in DRAWN:
+        return to_line_graphs(graphs, orientation), Batch.from_data_list
+    return graphs, collate_of(model, orientation)
 
 
 def eval_batches(
@@ -84,8 +97,8 @@ class Views:
         batches = {
             part: eval_batches(parts[part], size, collate, average) for part in ("valid", "test")
         }
-        collate = collate_of(config.name, orientation)
-        return cls(strip(parts["train"]), batches, collate, batch_size, average)
+        train, collate = training_data(config.name, parts["train"], orientation)
+        return cls(train, batches, collate, batch_size, average)
 
     def train_loader(self, workers: int = 0) -> DataLoader:
         return DataLoader(

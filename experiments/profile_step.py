@@ -26,7 +26,7 @@ import datasets
 from experiments import cli, reporting
 from experiments.baselines import RECURRENT
 from experiments.fitting import Protocol, make_module
-from experiments.loading import Collate, collate_of, strip
+from experiments.loading import Collate, training_data
 from experiments.models import ModelConfig, count_parameters
 from experiments.profile_stages import LOSS, Stages, backward_shares, watch
 from experiments.training import GraphModule
@@ -79,7 +79,7 @@ def measure(
     watch(module, stages)
     optimizer = torch.optim.AdamW(module.parameters(), lr=module.hparams.lr, fused=True)
     config = ModelConfig(**module.hparams.model)
-    collate = collate_of(config.name, orientation)
+    graphs, collate = training_data(config.name, graphs, orientation)
     found: dict[str, list[float]] = defaultdict(list)
     for step in range(WARM_UP + 2 * steps):
         chosen = [graphs[(step * batch_size + i) % len(graphs)] for i in range(batch_size)]
@@ -155,7 +155,7 @@ def run(
         raise datasets.InputError(f"expected a row with layers to tell apart, got {config.name}")
     orientation = settings.get("orientation", "canonical")
     data = datasets.load(dataset, root=data_root)
-    graphs = strip(data.part("train"))
+    graphs = data.part("train")
     torch.manual_seed(0)
     module = make_module(config, graphs, data.task, Protocol(batch_size=batch_size))
     times = measure(module, graphs, batch_size, orientation, steps)

@@ -14,7 +14,7 @@ from datasets import InputError
 from experiments.averaging import WeightAverage, update_norms
 from experiments.baselines import EDGELESS
 from experiments.fitting import Protocol, make_module
-from experiments.loading import Views, collate_of, eval_batches
+from experiments.loading import Views, collate_of, eval_batches, training_data
 from experiments.models import (
     NAMES,
     GraphNet,
@@ -28,6 +28,7 @@ from experiments.reporting import final_metrics
 from experiments.training import GraphModule, chosen_epoch, epoch_metrics
 from plstm_graph.dag.molecule import from_smiles
 from plstm_graph.dag.orient import DRAWN
+from plstm_graph.data import LINE_KEYS
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +197,14 @@ def test_orientations_are_drawn_anew_for_each_epoch(graphs, orientation):
     assert len(drawn) > 1
     fixed = Views.of(ModelConfig("plstm", 8, 1), parts, 1, "canonical").train_loader()
     assert len({str(next(iter(fixed)).dag_edge_index.tolist()) for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("orientation", ["canonical", "index", "bfs"])
+def test_line_graphs_built_once_are_those_of_each_batch(graphs, orientation):
+    built, collate = training_data("plstm", graphs, orientation)
+    batch, expected = collate(built), collate_of("plstm", orientation)(graphs)
+    for key in (*LINE_KEYS, "x", "edge_index", "edge_attr", "y", "batch"):
+        torch.testing.assert_close(batch[key], expected[key], rtol=0, atol=0)
 
 
 def test_baselines_get_plain_batches(graphs):
