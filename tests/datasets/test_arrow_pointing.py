@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
 
 from datasets import ArrowPointing, InputError, as_float
@@ -18,6 +19,13 @@ from datasets.arrow_pointing import contact_sheet, smallest_image
 
 # Published, a quarter of it, the smallest allowed, an odd one, and more room than published.
 SIZES = [(192, 1.0), (48, 0.25), (45, 0.25), (77, 0.37), (96, 0.25)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """OpenMP's threads spin while they wait: one busy core, and boosting takes minutes."""
+    with threadpool_limits(1):
+        yield
 
 
 def offsets(g):
