@@ -22,7 +22,7 @@ from experiments.report_graph_tables import NA, PEPTIDES
 from experiments.report_tables import NotRun, Results
 from experiments.reporting import TITLES, title
 
-#: What is shown: "title", "axis", "runs" (what the values are of), "bars" (label -> values) and
+#: What is shown: "title", "axis", "runs" (what the values are of), "bars" (label -> values),
 #: "published" (label -> value) and "start" (where bars start, if not at 0); or "curves" (label ->
 #: values by epoch) in place of bars.
 Chart = dict
@@ -44,7 +44,7 @@ def tu_sets(results: Results) -> Chart:
         "title": "mean of the four TU sets", "axis": "test accuracy", "runs": "folds",
         "bars": bars,
         "published": {f"published {title(row)}": value for row, value in known.items()},
-        "start": 0.5,  # a coin's, for two classes
+        "start": 0.5,  # chance
     }  # fmt: skip
 
 
