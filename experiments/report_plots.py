@@ -6,6 +6,7 @@ A picture carries the numbers that it shows, so that a check can tell whether it
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +24,8 @@ from experiments.report_tables import NotRun, Results
 from experiments.reporting import TITLES, title
 
 #: What is shown: "title", "axis", "runs" (what the values are of), "bars" (label -> values),
-#: "published" (label -> value) and "start" (where bars start, if not at 0); or "curves" (label ->
-#: values by epoch) in place of bars.
+#: "published" (label -> value) and "start" (where bars start, if not at 0 nor lower); or "curves"
+#: (label -> values by epoch) in place of bars.
 Chart = dict
 
 
@@ -152,7 +153,8 @@ def _draw_bars(chart: Chart) -> Figure:
         axes.barh(place, value, 0.7, color="none", edgecolor="#555555")
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
-    start = chart.get("start", 0)
+    lowest = min(min(values) for values in (*bars.values(), published.values()) if values)
+    start = min(chart.get("start", 0), math.floor(10 * lowest) / 10)  # no bar lies outside
     axes.set_xlim(left=start)
     axes.set_xlabel(f"{chart['axis']}, bars from {start}" if start else chart["axis"])
     axes.grid(axis="x", alpha=0.3)

@@ -6,7 +6,7 @@ import pytest
 
 from datasets.tu import NAMES as TU
 from experiments import report
-from experiments.report_plots import PLOTS, draw, stored
+from experiments.report_plots import PLOTS, _draw_bars, draw, stored
 from experiments.report_tables import NOT_RUN, TABLES, Results, markdown
 from experiments.reporting import write_json
 
@@ -86,6 +86,15 @@ def test_neural_architectures(tmp_path):
     assert chart["bars"] == {"pLSTM": [0.25, 0.27], "DAG-LSTM": [0.3], "GCN": [0.6]}
     draw(tmp_path / "na.png", chart)
     assert stored(tmp_path / "na.png") == chart
+
+
+@pytest.mark.parametrize("values, first", [([0.7, 0.8], 0.5), ([0.43, 0.8], 0.4)])
+def test_no_bar_starts_outside_its_chart(values, first):
+    chart = {"title": "sets", "axis": "accuracy", "runs": "folds", "bars": {"pLSTM": values},
+             "published": {"published GIN": 0.6}, "start": 0.5}  # fmt: skip
+    axes = _draw_bars(chart).axes[0]
+    assert axes.get_xlim()[0] == first
+    assert axes.get_xlabel() == f"accuracy, bars from {first}"
 
 
 @pytest.mark.parametrize(
