@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import fill
@@ -35,11 +34,7 @@ def tu_sets(results: Results) -> Chart:
     complete = {row: sets for row, sets in rows.items() if tu_report.complete(sets)}
     if not complete:
         raise NotRun("tu")
-    bars = {}
-    for row, sets in complete.items():
-        seeds = ([run["test_accuracy_folds"] for run in sets[name]] for name in tu_report.NAMES)
-        folds = zip(*(map(statistics.mean, zip(*runs)) for runs in seeds))
-        bars[title(row)] = [statistics.mean(fold) for fold in folds]
+    bars = {title(row): tu_report.fold_means(sets) for row, sets in complete.items()}
     known = {row: published.TU[row]["AVG"] for row in published.TU}
     return {
         "title": "mean of the four TU sets", "axis": "test accuracy", "runs": "folds",

@@ -15,7 +15,8 @@ HEADING = ["model", *NAMES, "AVG", "parameters", "s/epoch"]
 LEGEND = (
     "Test accuracy at the first epoch of best validation accuracy: mean and standard deviation of "
     "10 folds, with each seed where there are several (their number in brackets), below the "
-    "published mean. AVG: mean of the four sets. * not all folds done, or not all graphs used. "
+    "published mean. AVG: mean of the four sets (and of the seeds), and its standard deviation "
+    "over folds. * not all folds done, or not all graphs used. "
     "Seconds per epoch: of the largest set run, with its validation."
 )
 
@@ -60,7 +61,7 @@ def _ours(sets: dict[str, list[dict]]) -> list[str]:
     ]
     return [
         *(_accuracy(sets[name]) if name in sets else "" for name in NAMES),
-        f"{statistics.mean(map(_mean, sets.values())):.4f}" if complete(sets) else "",
+        _mean_and_deviation(fold_means(sets)) if complete(sets) else "",
         least if least == most else f"{least} - {most}",
         f"{max(seconds):.2f}",
     ]
@@ -71,23 +72,26 @@ def complete(sets: dict[str, list[dict]]) -> bool:
     return all(name in sets and not any(map(_partial, sets[name])) for name in NAMES)
 
 
+def fold_means(sets: dict[str, list[dict]]) -> list[float]:
+    """For each fold of a complete row, the mean over seeds and the four sets."""
+    seeds = ([run["test_accuracy_folds"] for run in sets[name]] for name in NAMES)
+    folds = zip(*(map(statistics.mean, zip(*runs)) for runs in seeds))
+    return [statistics.mean(fold) for fold in folds]
+
+
 def _partial(run: dict) -> bool:
     return len(run["folds"]) < FOLDS or run["limit"] is not None
 
 
-def _folds(runs: list[dict]) -> list[float]:
-    return [accuracy for run in runs for accuracy in run["test_accuracy_folds"]]
-
-
-def _mean(runs: list[dict]) -> float:
-    return statistics.mean(_folds(runs))
+def _mean_and_deviation(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
 
 
 def _accuracy(runs: list[dict]) -> str:
-    folds = _folds(runs)
-    spread = f" ± {statistics.stdev(folds):.3f}" if len(folds) > 1 else ""
+    folds = [accuracy for run in runs for accuracy in run["test_accuracy_folds"]]
     seeds = f" ({len(runs)})" if len(runs) > 1 else ""
-    return f"{_mean(runs):.4f}{spread}{seeds}{' *' if any(map(_partial, runs)) else ''}"
+    return f"{_mean_and_deviation(folds)}{seeds}{' *' if any(map(_partial, runs)) else ''}"
 
 
 def report(folder: Path) -> dict[str, dict[str, list[dict]]]:
