@@ -25,6 +25,11 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(chosen).expanduser()
 
 
+def numbered_targets(count: int) -> list[str]:
+    """Names for targets that have none: target_1, target_2, ..."""
+    return [f"target_{i}" for i in range(1, count + 1)]
+
+
 @dataclass
 class GraphDataset:
     """Graphs with one or several targets each, and their split.
@@ -39,6 +44,8 @@ class GraphDataset:
         notes: what a user should know of this load: bad rows, duplicates.
         evaluator: the benchmark's own metric, (pred, target, shaped as the targets) -> {name:
             value}, where there is one.
+        target_names: one for each target. Default: the name of the set, or target_1, target_2, ...
+            for several.
     """
 
     name: str
@@ -47,6 +54,7 @@ class GraphDataset:
     split: dict[str, Tensor]
     notes: list[str] = field(default_factory=list)
     evaluator: Callable[[Tensor, Tensor], dict[str, float]] | None = None
+    target_names: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -56,6 +64,33 @@ class GraphDataset:
                 f"expected molecules in every part of the split of {self.name}, got none in "
                 f"{', '.join(missing)} ({len(self.graphs)} in all); use more molecules"
             )
+        self._check_targets()
+        if not self.target_names:
+            count = self.num_targets
+            self.target_names = [self.name] if count == 1 else numbered_targets(count)
+
+    def _check_targets(self) -> None:
+        """Refuses shapes that would be broadcast against predictions, and names that do not fit."""
+        shape = tuple(self.graphs[0].y.shape)
+        one, several = shape == (1,), len(shape) == 2 and shape[0] == 1 and shape[1] > 1
+        fits = {"regression": one or several, "binary": one, "multilabel": several}
+        if not fits[self.task]:
+            words = {"regression": "[1] or [1, T], T > 1", "binary": "[1]"}
+            raise InputError(
+                f"expected y of each graph of {self.name} shaped "
+                f"{words.get(self.task, '[1, T], T > 1')} for task {self.task!r}, got "
+                f"{list(shape)}; reshape y, or choose another task"
+            )
+        if self.target_names and len(self.target_names) != self.num_targets:
+            raise InputError(
+                f"expected {self.num_targets} target_names for {self.name}, got "
+                f"{self.target_names}; name each column of y once"
+            )
+
+    @property
+    def num_targets(self) -> int:
+        """Targets of a graph."""
+        return self.graphs[0].y.size(-1)
 
     @property
     def molecular(self) -> bool:

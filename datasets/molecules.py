@@ -1,56 +1,37 @@
 """Molecules from SMILES: the embedded NCI set, and any CSV file of a user's own.
 
 The embedded set are the first 5,000 molecules of the National Cancer Institute that the rdkit
-wheel ships, with the target of ZINC's benchmark: the penalised logP, here not normalised.
-Nothing is downloaded.
+wheel ships, with the targets of :mod:`datasets.descriptors`: the penalised logP of ZINC's benchmark
+(here not normalised), and six descriptors that depend on whole molecules. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import torch
 from rdkit import Chem, RDConfig
-from rdkit.Chem import Crippen
 
+from datasets import descriptors
 from datasets.base import GraphDataset, InputError, data_root
 from datasets.smiles import parse, report_bad
 from datasets.splits import scaffold_split
 
 # Raise when graphs, targets or the split change, so that older caches are not read.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 # A CSV file has one column of targets.
 CSV_TASKS = ("regression", "binary")
 
 
-@cache
-def _sa_scorer():
-    """RDKit's synthetic accessibility score: a contributed script, not part of the package."""
-    path = Path(RDConfig.RDContribDir) / "SA_Score" / "sascorer.py"
-    spec = importlib.util.spec_from_file_location("sascorer", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def penalised_logp(mol: Chem.Mol) -> float:
-    """Crippen logP - synthetic accessibility - number of SSSR rings with more than 6 atoms."""
-    large_rings = sum(len(ring) > 6 for ring in Chem.GetSSSR(mol))
-    return Crippen.MolLogP(mol) - _sa_scorer().calculateScore(mol) - large_rings
-
-
 def load_nci(root: str | Path | None = None) -> GraphDataset:
-    """The embedded NCI molecules: target penalised logP, scaffold split 80/10/10.
+    """The embedded NCI molecules: seven descriptors as targets, scaffold split 80/10/10.
 
-    A molecule that occurs twice (by canonical SMILES) is kept once, where it comes first:
-    copies would only repeat the same graph and target. Molecules of several fragments stay, as
-    disconnected graphs. The processed graphs are cached in ``root``/nci.
+    The targets are those of :data:`datasets.descriptors.DESCRIPTORS`, not standardised. A molecule
+    that occurs twice (by canonical SMILES) is kept once, where it comes first: copies would only
+    repeat the same graph and targets. Molecules of several fragments stay, as disconnected graphs.
+    The processed graphs are cached in ``root``/nci.
 
     Args:
         root: data root.
@@ -58,14 +39,14 @@ def load_nci(root: str | Path | None = None) -> GraphDataset:
     path = data_root(root) / "nci" / f"processed_v{_CACHE_VERSION}.pt"
     if path.exists():
         # Written below on this machine; PyG's Data needs the full unpickler.
-        graphs, split, notes = torch.load(path, weights_only=False)
+        graphs, split, notes, names = torch.load(path, weights_only=False)
     else:
-        graphs, split, notes = _process_nci()
+        graphs, split, notes, names = _process_nci()
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")  # others may be at it as well
-        torch.save((graphs, split, notes), partial)
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # another process may write, too
+        torch.save((graphs, split, notes, names), partial)
         partial.replace(path)  # an interrupted run leaves no half-written cache
-    return GraphDataset("nci", "regression", graphs, split, notes)
+    return GraphDataset("nci", "regression", graphs, split, notes, target_names=names)
 
 
 def _process_nci():
@@ -79,13 +60,14 @@ def _process_nci():
         if canonical in seen:
             continue
         seen.add(canonical)
-        graph.y = torch.tensor([penalised_logp(mol)], dtype=torch.float32)
+        graph.y = torch.tensor([descriptors.describe(mol)], dtype=torch.float32)
         graphs.append(graph)
     notes = [
         report_bad(bad, len(lines), unit="line"),
         f"{len(parsed) - len(graphs)} duplicates left out: {len(graphs)} molecules",
     ]
-    return graphs, scaffold_split([graph.smiles for graph in graphs]), notes
+    split = scaffold_split([graph.smiles for graph in graphs])
+    return graphs, split, notes, list(descriptors.NAMES)
 
 
 def load_csv(
@@ -139,4 +121,5 @@ def load_csv(
         graph.y = torch.tensor([targets[row - 1]], dtype=torch.float32)
     graphs = list(parsed.values())
     split = scaffold_split([graph.smiles for graph in graphs])
-    return GraphDataset(Path(path).stem, task or found, graphs, split, notes)
+    name = Path(path).stem
+    return GraphDataset(name, task or found, graphs, split, notes, target_names=[target_column])

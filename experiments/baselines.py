@@ -15,14 +15,19 @@ from torch_geometric.nn import (
     GINEConv,
     GraphConv,
     NNConv,
+    ResGatedGraphConv,
     SimpleConv,
     global_add_pool,
 )
 from torch_geometric.nn.resolver import aggregation_resolver
 
-LOCAL = ("gine", "gin", "gatv2", "gat", "gcn")
+from experiments.attention import GPSLayer
+
+LOCAL = ("gine", "gin", "gated_gcn", "gatv2", "gat", "gcn")
+#: Layers that see whole graphs, so they are no local branch of another model.
+GLOBAL = ("gps",)
 RECURRENT = ("mpnn", "lstm_gnn")
-NAMES = (*LOCAL, *RECURRENT)
+NAMES = (*LOCAL, *GLOBAL, *RECURRENT)
 #: Models that read no edge features.
 EDGELESS = ("gin", "gcn", "lstm_gnn")
 #: Batch norms of an MLP; one node, which has no variance, is no error: the last batch may have it.
@@ -39,6 +44,8 @@ def make_conv(name: str, channels: int, heads: int, with_edges: bool) -> nn.Modu
         return layer(channels, channels // heads, heads=heads, edge_dim=edge_dim)
     if name == "gcn":
         return GCNConv(channels, channels)
+    if name == "gated_gcn":
+        return ResGatedGraphConv(channels, channels, edge_dim=channels if with_edges else None)
     if name in ("gine", "gin"):
         mlp = MLP([channels, channels, channels], **BATCH_NORM)
         if name == "gin" or not with_edges:
@@ -63,21 +70,24 @@ class LocalLayer(nn.Module):
 class LocalGNN(nn.Module):
     r"""Message passing over one hop a layer: ``x + dropout(relu(norm(conv(x))))``, then readout.
 
+    "gps" has attention between all nodes of a graph beside GINE; its block is a
+    :class:`GPSLayer` as it stands.
+
     Args:
-        conv: one of :data:`LOCAL`.
+        conv: one of :data:`LOCAL` or :data:`GLOBAL`.
         channels: width.
         num_layers: layers.
-        out_channels: outputs per graph.
+        out_channels: outputs per graph, or per node without a readout.
         node_encoder: from ``x`` to [N, channels].
         edge_encoder: from ``edge_attr`` to [M, channels]; None without edge features.
-        heads: heads of GAT and GATv2.
+        heads: heads of GAT, GATv2 and GPS.
         dropout: after each layer and before the last linear map.
-        readout: "mean", "sum", "max" or a module: from nodes to graphs.
+        readout: "mean", "sum", "max" or a module: from nodes to graphs; None for node outputs.
         virtual_node: join all nodes of a graph by a further one, see :class:`VirtualNode`.
 
     Shapes:
         ``x`` [N, F], ``edge_index`` [2, M], ``edge_attr`` [M, F'], ``batch`` [N]
-        -> [B, out_channels].
+        -> [B, out_channels], or [N, out_channels] without a readout.
     """
 
     def __init__(
@@ -91,17 +101,21 @@ class LocalGNN(nn.Module):
         edge_encoder: nn.Module | None = None,
         heads: int = 4,
         dropout: float = 0.0,
-        readout: str | nn.Module = "sum",
+        readout: str | nn.Module | None = "sum",
         virtual_node: bool = False,
     ) -> None:
         super().__init__()
         self.node_encoder, self.edge_encoder = node_encoder, edge_encoder
         self.virtual = VirtualNode(channels, num_layers - 1, dropout) if virtual_node else None
+        with_edges = edge_encoder is not None
         self.layers = nn.ModuleList(
-            LocalLayer(conv, channels, heads, edge_encoder is not None) for _ in range(num_layers)
+            GPSLayer(make_conv("gine", channels, heads, with_edges), channels, heads, dropout)
+            if conv in GLOBAL
+            else LocalLayer(conv, channels, heads, with_edges)
+            for _ in range(num_layers)
         )
         self.dropout = dropout
-        self.readout = aggregation_resolver(readout)
+        self.readout = None if readout is None else aggregation_resolver(readout)
         self.head = MLP([channels, channels, out_channels], norm=None, dropout=dropout)
 
     def forward(
@@ -113,11 +127,14 @@ class LocalGNN(nn.Module):
         for i, layer in enumerate(self.layers):
             if states is not None:
                 x = x + states[batch]
-            y = x + F.dropout(layer(x, edge_index, edge_attr), self.dropout, self.training)
+            if isinstance(layer, GPSLayer):
+                y = layer(x, edge_index, edge_attr, batch)
+            else:
+                y = x + F.dropout(layer(x, edge_index, edge_attr), self.dropout, self.training)
             if states is not None and i + 1 < len(self.layers):
                 states = self.virtual(i, x, states, batch)
             x = y
-        return self.head(self.readout(x, batch))
+        return self.head(x if self.readout is None else self.readout(x, batch))
 
 
 class VirtualNode(nn.Module):

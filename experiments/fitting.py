@@ -24,8 +24,9 @@ from torch_geometric.data import Batch, Data
 from datasets import InputError
 from experiments.averaging import WeightAverage
 from experiments.loading import Views
+from experiments.metrics import monitor_of
 from experiments.models import Inputs, ModelConfig, count_parameters, to_dict
-from experiments.training import MONITOR, GraphModule, History
+from experiments.training import GraphModule, History
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,19 @@ def make_trainer(
     )
 
 
+def target_scale(graphs: Sequence[Data]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the targets of some graphs, which standardise them.
+
+    The deviation of a constant target is taken as 1.
+
+    Returns:
+        two tensors [] for one target, [T] for T targets.
+    """
+    y = torch.cat([graph.y for graph in graphs])
+    std = y.std(0, correction=0)
+    return y.mean(0), std.where(std > 0, 1.0)
+
+
 def make_module(
     config: ModelConfig,
     train: list[Data],
@@ -126,6 +140,7 @@ def make_module(
     average: int = 1,
     orientation: str = "canonical",
     loss: str = "mse",
+    target_names: list[str] | None = None,
 ) -> GraphModule:
     """A module with the scale of the training targets; see :class:`GraphModule`.
 
@@ -137,12 +152,11 @@ def make_module(
         average: copies of each graph in validation batches.
         orientation: of pLSTM's graphs.
         loss: of regression: "mse" or "l1".
+        target_names: one for each target.
     """
     mean, std = 0.0, 1.0
     if task == "regression":
-        y = torch.cat([graph.y for graph in train])
-        std = y.std(0, correction=0)
-        mean, std = y.mean(0).tolist(), std.where(std > 0, 1.0).tolist()
+        mean, std = (value.tolist() for value in target_scale(train))
     return GraphModule(
         to_dict(config),
         to_dict(Inputs.of(train[0])),
@@ -155,6 +169,7 @@ def make_module(
         warmup_epochs=protocol.warmup_epochs,
         orientation=orientation,
         average=average,
+        target_names=target_names,
     )
 
 
@@ -166,6 +181,8 @@ def fit(
     out: Path,
     orientation: str = "canonical",
     average: int = 1,
+    target_names: list[str] | None = None,
+    name: str | None = None,
 ) -> Fit | None:
     """Train a model, with logs, early stopping and the best checkpoint in ``out``.
 
@@ -177,22 +194,28 @@ def fit(
         out: folder; the checkpoint is ``out``/checkpoints/NAME.ckpt.
         orientation: of pLSTM's graphs, see :mod:`experiments.loading`.
         average: random orientations over which pLSTM's predictions are averaged.
+        target_names: one for each target; the checkpoint has them.
+        name: of the checkpoint and the logs; default that of the model.
 
     Returns:
         The fit; None in helper processes of DDP, which only train.
     """
     L.seed_everything(protocol.seed, workers=True, verbose=False)
     views = Views.of(config, parts, protocol.batch_size, orientation, average, protocol.seed)
-    module = make_module(config, parts["train"], task, protocol, views.average, orientation)
-    metric, mode = MONITOR[task]
+    module = make_module(
+        config, parts["train"], task, protocol, views.average, orientation,
+        target_names=target_names,
+    )  # fmt: skip
+    name = name or config.name
+    metric, mode = monitor_of(task, Inputs.of(parts["train"][0]).targets)
     best = ModelCheckpoint(
-        out / "checkpoints", config.name, monitor=f"valid_{metric}", mode=mode,
+        out / "checkpoints", name, monitor=f"valid_{metric}", mode=mode,
         enable_version_counter=False,
     )  # fmt: skip
     stop = EarlyStopping(f"valid_{metric}", mode=mode, patience=protocol.patience)
     logs = [
-        TensorBoardLogger(out / "logs", config.name, "tensorboard"),
-        CSVLogger(out / "logs", config.name, "csv"),
+        TensorBoardLogger(out / "logs", name, "tensorboard"),
+        CSVLogger(out / "logs", name, "csv"),
     ]
     history = History()
     trainer = make_trainer(protocol, history, best, stop, logger=logs)

@@ -19,14 +19,9 @@ from experiments import reporting, resuming
 from experiments.averaging import WeightAverage
 from experiments.fitting import Protocol, make_module, predict
 from experiments.loading import Views
+from experiments.metrics import epoch_metrics, monitor_of
 from experiments.models import ModelConfig, count_parameters, to_dict
-from experiments.training import (
-    MONITOR,
-    History,
-    chosen_epoch,
-    epoch_metrics,
-    seconds_per_epoch,
-)
+from experiments.training import History, chosen_epoch, seconds_per_epoch
 
 
 @dataclass(frozen=True)
@@ -55,13 +50,17 @@ class Row:
     loss: str = "mse"
     limit: int | None = None
 
+    def criterion(self, data: GraphDataset) -> tuple[str, str]:
+        """Metric that picks the epoch, and "min" or "max" of it."""
+        return self.monitor or monitor_of(data.task, data.num_targets)
+
     def settings(self, data: GraphDataset) -> dict:
         """What all parts of a run share."""
         drawn = self.model.name == "plstm"
         return {
             "row": self.name,
             "dataset": data.name,
-            "metric": (self.monitor or MONITOR[data.task])[0],
+            "metric": self.criterion(data)[0],
             "model": to_dict(self.model),
             "protocol": resuming.lasting(self.protocol),
             "orientation": self.orientation if drawn else "none",
@@ -106,15 +105,16 @@ class TestBest(Callback):
             with average.applied(module) if average else nullcontext():
                 pred = predict(module, self.batches, module.device)
             module.train()
-            history.epochs[best][f"test_{self.metric}"] = self.score(pred)
+            history.epochs[best][f"test_{self.metric}"] = self.score(pred, module.std.cpu())
 
-    def score(self, pred: Tensor) -> float:
+    def score(self, pred: Tensor, std: Tensor) -> float:
+        """The metric of [B] or [B, T] predictions; ``std`` is that of the training targets."""
         if self.data.evaluator is not None:  # of one metric
             (value,) = self.data.evaluator(pred, self.target).values()
             return float(value)
-        targets = self.target.size(-1) if self.target.dim() > 1 else 1
         target = self.target if self.data.task == "regression" else self.target.long()
-        return float(epoch_metrics(self.data.task, targets)(pred, target)[self.metric])
+        metrics = epoch_metrics(self.data.task, self.data.num_targets, std)
+        return float(metrics(pred, target)[self.metric])
 
 
 def run_seeds(
@@ -162,12 +162,13 @@ def run(data: GraphDataset, row: Row, out: Path, checkpoints: Path) -> dict:
         row.model, parts, protocol.batch_size, row.orientation, row.average, protocol.seed
     )
     module = make_module(
-        row.model, parts["train"], data.task, protocol, views.average, row.orientation, row.loss
-    )
+        row.model, parts["train"], data.task, protocol, views.average, row.orientation, row.loss,
+        data.target_names,
+    )  # fmt: skip
     train = views.train_loader(protocol.workers)
     # Its seeds for workers are not drawn from the global generator, see SeedEpochs.
     train.generator = torch.Generator().manual_seed(protocol.seed)
-    metric, mode = row.monitor or MONITOR[data.task]
+    metric, mode = row.criterion(data)
     return resuming.fit(
         module,
         train,

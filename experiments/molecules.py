@@ -10,21 +10,31 @@ Training is the default command. Options may also come from a file: ``--config F
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 import datasets
-from experiments import cli, reporting
+from experiments import cli
 from experiments.fitting import Fit, Protocol, fit, quiet
 from experiments.models import NAMES, GraphNet, Inputs, ModelConfig, count_parameters, match_budget
+from experiments.molecules_report import Run, report
 from experiments.prediction import predict_file
-from experiments.training import MONITOR
+from experiments.reporting import title
 
 # --quick: every part of a run, in seconds.
 QUICK_EPOCHS, QUICK_LIMIT = 2, 256
+#: Arguments of :class:`plstm_graph.nn.PLSTM` that no command line option sets.
+PLSTM_OPTIONS = {
+    "ffn_ratio": 0.0,
+    "norm": None,
+    "head_norm": False,
+    "post_norm": "batch_norm",
+    "zero_init": True,
+    "act": "relu",
+}
 
 
 def train(
@@ -35,30 +45,25 @@ def train(
     task: str | None = None,
     fold: int = 0,
     data_root: Path | None = None,
-    models: str = "plstm,gine,gatv2",
+    models: str = "plstm,gine,gatv2,gps",
     hidden: int = 64,
     layers: int = 4,
     heads: int = 4,
     dropout: float = 0.0,
     readout: str = "summean",
     local: str | None = "gine",
-    ffn_ratio: float = 0.0,
-    norm: str | None = None,
-    head_norm: bool = False,
-    post_norm: str | None = "batch_norm",
-    zero_init: bool = True,
     baseline_layers: int = 4,
     baseline_dropout: float = 0.0,
     baseline_readout: str = "summean",
     orientation: str = "random",
     average: int = 8,
-    epochs: int = 20,
+    epochs: int = 16,
     warmup_epochs: int = 2,
     batch_size: int = 64,
     lr: float = 3e-3,
     weight_decay: float = 1e-2,
     patience: int = 20,
-    seed: int = 0,
+    seeds: str | int = "0",
     accelerator: str = "auto",
     devices: str = "auto",
     strategy: str = "auto",
@@ -69,6 +74,9 @@ def train(
 ) -> dict:
     """Train pLSTM and the baselines on one data set, and compare them on its test set.
 
+    Several targets, as those of nci, are regressed by one model, each standardised on the training
+    set; errors are then in standard deviations.
+
     Args:
         dataset: nci (embedded), MUTAG, NCI1, PROTEINS, PTC_FM, ogbg-molhiv, ogbg-molesol,
             ogbg-molfreesolv or ogbg-mollipo.
@@ -78,20 +86,14 @@ def train(
         task: regression or binary; by default, binary if all targets of the CSV are 0 or 1.
         fold: fold of the 10-fold cross-validation, for the TU sets.
         data_root: folder of the data sets; default PLSTM_DATA_ROOT or ~/.cache/plstm_graph.
-        models: which of plstm, gine, gin, gatv2, gat, gcn, mpnn, lstm_gnn to train, separated by
-            commas.
+        models: which models to train, separated by commas: plstm and the baselines of
+            experiments/baselines.py.
         hidden: width of pLSTM; the baselines get the width that meets its parameter count.
         layers: blocks of pLSTM.
-        heads: heads of pLSTM, GAT and GATv2.
+        heads: heads of pLSTM, GAT, GATv2 and GPS.
         dropout: of pLSTM.
         readout: of pLSTM: mean, sum, max, or summean (half of the channels each).
-        local: layer beside each pLSTM layer: gine, gin, gatv2, gat, gcn or null for none.
-        ffn_ratio: width of pLSTM's feed-forward over its own; 0 for none.
-        norm: before each pLSTM layer: layer_norm, batch_norm, ... or null for none.
-        head_norm: whether each head of pLSTM is normalised.
-        post_norm: after each pLSTM layer and its local layer were added, as in the baselines, or
-            null for none.
-        zero_init: start each pLSTM layer at zero, beside its local layer.
+        local: layer beside each pLSTM layer: gine, gin, gated_gcn, gatv2, gat, gcn, or null.
         baseline_layers: layers of the baselines.
         baseline_dropout: dropout of the baselines.
         baseline_readout: readout of the baselines.
@@ -104,7 +106,8 @@ def train(
         lr: peak learning rate.
         weight_decay: of AdamW.
         patience: epochs without a better validation metric before a model stops.
-        seed: of initialisation, batches and orientations.
+        seeds: of initialisation, batches and orientations, separated by commas; all models are
+            trained with each. Of several, checkpoints are called MODEL_seedN.ckpt.
         accelerator: auto, cpu or gpu.
         devices: number of devices.
         strategy: auto, or ddp for several devices.
@@ -115,99 +118,76 @@ def train(
     """
     if quick:
         epochs, limit = min(epochs, QUICK_EPOCHS), min(limit or QUICK_LIMIT, QUICK_LIMIT)
-    names = models.replace(" ", "").split(",")
-    if unknown := [name for name in names if name not in NAMES]:
-        raise datasets.InputError(f"expected models out of {', '.join(NAMES)}, got {unknown}")
+    names, numbers = cli.names("models", models, NAMES), cli.integers("seeds", seeds)
     quiet()
     data = datasets.load(
         dataset, root=data_root, csv=csv, smiles_column=smiles_column,
         target_column=target_column, task=task, fold=fold,
     )  # fmt: skip
-    out = out or Path("runs") / "molecules" / data.name
-    parts = {name: data.part(name, limit) for name in datasets.SPLITS}
-    console = Console(quiet=rank_zero_only.rank != 0)  # one voice under DDP
-    for note in (*data.notes, _describe(data, parts)):
-        console.print(note, markup=False, highlight=False)
-
     protocol = Protocol(
-        epochs, warmup_epochs, batch_size, lr, weight_decay, patience, seed,
+        epochs, warmup_epochs, batch_size, lr, weight_decay, patience, numbers[0],
         accelerator, devices, strategy, workers,
     )  # fmt: skip
-    inputs = Inputs.of(data.graphs[0])
-    options = {
-        "ffn_ratio": ffn_ratio, "norm": norm, "head_norm": head_norm, "post_norm": post_norm,
-        "zero_init": zero_init, "act": "relu",
-    }  # fmt: skip
-    plstm = ModelConfig("plstm", hidden, layers, heads, dropout, readout, local, options)
+    run = Run(
+        data,
+        {name: data.part(name, limit) for name in datasets.SPLITS},
+        protocol,
+        out or Path("runs") / "molecules" / data.name,
+        Console(quiet=rank_zero_only.rank != 0),  # one voice under DDP
+    )
+    for note in (*data.notes, run.describe()):
+        run.console.print(note, markup=False, highlight=False)
+    plstm = ModelConfig("plstm", hidden, layers, heads, dropout, readout, local, PLSTM_OPTIONS)
+    gine = ModelConfig("gine", 0, baseline_layers, heads, baseline_dropout, baseline_readout)
+    configs = _same_budget(plstm, gine, names, Inputs.of(data.graphs[0]))
+    fits = _fit_all(run, configs, numbers, orientation, average)
+    return report(run, fits) if fits else {}
+
+
+def _same_budget(
+    plstm: ModelConfig, baseline: ModelConfig, names: list[str], inputs: Inputs
+) -> dict[str, ModelConfig]:
+    """The models by name, each baseline with as many parameters as ``plstm``.
+
+    Args:
+        plstm: pLSTM, trained or not.
+        baseline: one of the baselines; the others differ in name and width.
+        names: models to be trained.
+        inputs: what the models read.
+    """
     budget = count_parameters(GraphNet(plstm, inputs))
-    fits = {}
+    configs = {}
     for name in names:
-        config = plstm
+        configs[name] = plstm
         if name != "plstm":
-            config = ModelConfig(
-                name, 0, baseline_layers, heads, baseline_dropout, baseline_readout
+            configs[name] = match_budget(replace(baseline, name=name), inputs, budget)
+    return configs
+
+
+def _fit_all(
+    run: Run, configs: dict[str, ModelConfig], seeds: list[int], orientation: str, average: int
+) -> dict[str, dict[int, Fit]]:
+    """Model -> seed -> fit, and a line for each; empty in helper processes of DDP."""
+    fits: dict[str, dict[int, Fit]] = {name: {} for name in configs}
+    for seed in seeds:
+        protocol = replace(run.protocol, seed=seed)
+        for name, config in configs.items():
+            label = name if len(seeds) == 1 else f"{name}_seed{seed}"
+            result = fit(
+                config, run.parts, run.data.task, protocol, run.out, orientation, average,
+                run.data.target_names, label,
+            )  # fmt: skip
+            if result is None:
+                continue
+            fits[name][seed] = result
+            which = "" if len(seeds) == 1 else f", seed {seed}"
+            run.console.print(
+                f"{title(name)}{which}: {len(result.history.epochs)} epochs in "
+                f"{result.history.seconds:.0f} s, best validation {title(run.monitor)} "
+                f"{result.score:.3f}",
+                highlight=False,
             )
-            config = match_budget(config, inputs, budget)
-        result = fit(config, parts, data.task, protocol, out, orientation, average)
-        if result is not None:
-            metric = reporting.title(MONITOR[data.task][0])
-            console.print(
-                f"{reporting.title(name)}: {len(result.history.epochs)} epochs in "
-                f"{result.history.seconds:.0f} s, best validation {metric} {result.score:.3f}"
-            )
-        fits[name] = result
-    if None in fits.values():
-        return {}  # a helper process of DDP
-    return _report(data, parts, fits, protocol, out, console, target_column)
-
-
-def _describe(data: datasets.GraphDataset, parts: dict) -> str:
-    sizes = ", ".join(f"{len(graphs)} {name}" for name, graphs in parts.items())
-    return f"{data.name}: {data.task}, {sizes}"
-
-
-def _report(
-    data: datasets.GraphDataset,
-    parts: dict,
-    fits: dict[str, Fit],
-    protocol: Protocol,
-    out: Path,
-    console: Console,
-    label: str | None,
-) -> dict:
-    """Print the table and write metrics.json and the pictures; returns what the file holds."""
-    metric = MONITOR[data.task][0]
-    target = torch.cat([graph.y for graph in parts["test"]])
-    rows = {
-        name: {
-            "test": reporting.final_metrics(data.task, result.pred, target, data.evaluator),
-            f"best_valid_{metric}": result.score,
-            "parameters": result.parameters,
-            "seconds_per_epoch": result.history.seconds_per_epoch,
-            "epochs": len(result.history.epochs),
-            "config": reporting.plain(result.config),
-        }
-        for name, result in fits.items()
-    }
-    curves = {name: result.history.epochs for name, result in fits.items()}
-    results = {
-        "dataset": data.name,
-        "task": data.task,
-        "graphs": {name: len(graphs) for name, graphs in parts.items()},
-        "notes": data.notes,
-        "protocol": reporting.plain(protocol),
-        **reporting.environment(protocol.seed),
-        "models": rows,
-        "curves": curves,
-    }
-    reporting.print_table(f"{data.name} ({data.task})", rows, console)
-    reporting.write_json(out / "metrics.json", results)
-    reporting.plot_curves(out / "curves.png", curves, metric)
-    preds = {name: result.pred for name, result in fits.items()}
-    label = "penalised logP" if data.name == "nci" else label or data.name
-    reporting.plot_predictions(out / "predictions.png", data.task, preds, target, label)
-    console.print(f"{out}: metrics.json, curves.png, predictions.png, checkpoints/, logs/")
-    return results
+    return fits if all(fits.values()) else {}
 
 
 def main(args: list[str] | None = None):

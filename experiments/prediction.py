@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from datasets.base import InputError
+from datasets.base import InputError, numbered_targets
 from datasets.smiles import parse, report_bad
 from experiments import loading
 from experiments.fitting import predict, quiet
@@ -43,7 +44,8 @@ def predict_file(
         file: one SMILES a line, or a CSV file with a header.
         smiles_column: its column, if it is a CSV file.
         out: CSV file to write: row (from 1), smiles, prediction (for classes the probability of
-            class 1); the prediction of a SMILES that cannot be parsed stays empty.
+            class 1), or where there are several targets one column each, by its name; the
+            predictions for a SMILES that cannot be parsed stay empty.
         batch_size: molecules per batch.
         accelerator: auto, cpu or gpu.
 
@@ -69,11 +71,24 @@ def predict_file(
     collate = loading.collate_of(hp.model["name"], hp.orientation, seed=0)
     batches = loading.eval_batches(list(parsed.values()), batch_size, collate, hp.average)
     use_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    values = predict(module, batches, "cuda" if use_gpu else "cpu").tolist()
+    values = predict(module, batches, "cuda" if use_gpu else "cpu")
     table = pd.DataFrame({"row": range(1, len(rows) + 1), "smiles": rows})
-    table["prediction"] = table["row"].map(dict(zip(parsed, values)))
+    for name, column in columns(values, hp.target_names).items():
+        table[name] = table["row"].map(dict(zip(parsed, column.tolist())))
     table.to_csv(out, index=False)
     if bad:
         console.print(report_bad(bad, len(rows)), markup=False, highlight=False)
     console.print(f"{len(parsed)} predictions written to {out}")
     return table
+
+
+def columns(values: Tensor, names: list[str] | None = None) -> dict[str, Tensor]:
+    """Columns of a table of predictions.
+
+    Args:
+        values: [B] predictions of one target, which become "prediction", or [B, T].
+        names: of the T targets; default target_1, target_2, ... for older checkpoints.
+    """
+    if values.dim() == 1:
+        return {"prediction": values}
+    return dict(zip(names or numbered_targets(values.size(1)), values.unbind(1)))

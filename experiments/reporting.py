@@ -8,6 +8,7 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,14 +19,19 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
-from sklearn.metrics import roc_curve
 from torch import Tensor
 from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
-from torchmetrics.functional.classification import binary_accuracy, binary_auroc
+from torchmetrics.functional.classification import (
+    binary_accuracy,
+    binary_auroc,
+    multilabel_average_precision,
+)
+
+from experiments.metrics import SEVERAL, standardised_errors
 
 matplotlib.use("Agg")  # pictures are files; no display is needed
 
-# Models and rows of tables, in the order of the tables; then metrics.
+# Models and rows of tables, in the order of the tables; then metrics and targets.
 TITLES = {
     "gat": "GAT",
     "gcn": "GCN",
@@ -34,6 +40,7 @@ TITLES = {
     "gin_virtual": "GIN + virtual node",
     "gine": "GINE",
     "gatv2": "GATv2",
+    "gps": "GPS",
     "lstm_gnn": "LSTM-GNN",
     "mpnn": "MPNN",
     "plstm": "pLSTM",
@@ -55,12 +62,21 @@ TITLES = {
     "rocauc": "ROC-AUC (OGB)",
     "average_precision": "average precision",
     "accuracy": "accuracy",
+    "standardised_rmse": "mean RMSE/SD",
+    "penalised_logp": "penalised logP",
+    "log_wiener": "log Wiener",
+    "diameter": "diameter",
+    "balaban_j": "Balaban J",
+    "log_kappa3": "log kappa 3",
+    "conjugated_atoms": "conjugated",
+    "tpsa": "TPSA",
 }
 # One colour a model in every picture, told apart also by colour-blind readers.
 COLOURS = {
     "plstm": "#d55e00",
     "gine": "#0072b2",
     "gatv2": "#009e73",
+    "gps": "#cc79a7",
     "vit": "#0072b2",
     "cnn": "#009e73",
 }
@@ -70,22 +86,40 @@ def title(key: str) -> str:
     return TITLES.get(key, key)
 
 
-def final_metrics(task: str, pred: Tensor, target: Tensor, evaluator=None) -> dict[str, float]:
+def final_metrics(
+    task: str,
+    pred: Tensor,
+    target: Tensor,
+    evaluator=None,
+    *,
+    names: Sequence[str] = (),
+    std: Tensor | float = 1.0,
+) -> dict[str, float]:
     """All metrics of one set.
 
     Args:
-        task: "regression" or "binary".
-        pred: [B] values in the target's unit, or probabilities.
-        target: [B].
+        task: "regression", "binary" or "multilabel".
+        pred: [B] or [B, T] values in the target's unit, or probabilities.
+        target: [B] or [B, T].
         evaluator: the benchmark's own, if any; its values win.
+        names: of several regressed targets, whose metrics are the RMSE of each in standard
+            deviations, by its name, and the mean of these errors as "standardised_rmse".
+        std: [T] standard deviations of their training targets.
     """
-    if task == "regression":
+    if task == "regression" and target.dim() > 1:
+        errors = standardised_errors(pred, target, std)
+        values = dict(zip(names, errors.tolist(), strict=True))
+        values[SEVERAL[0]] = float(errors.mean())
+    elif task == "regression":
         values = {
             "rmse": float(mean_squared_error(pred, target, squared=False)),
             "mae": float(mean_absolute_error(pred, target)),
             # Not defined for a single molecule.
             "r2": float(r2_score(pred, target)) if len(pred) > 1 else float("nan"),
         }
+    elif task == "multilabel":
+        precision = multilabel_average_precision(pred, target.long(), target.size(1))
+        values = {"average_precision": float(precision)}
     else:
         both = 0 < target.sum() < len(target)
         values = {
@@ -99,12 +133,12 @@ def final_metrics(task: str, pred: Tensor, target: Tensor, evaluator=None) -> di
     return values
 
 
-def environment(seed: int) -> dict:
-    """How to run this again: command, seed, versions, machine. No paths of this machine."""
+def environment(seed: int | None = None) -> dict:
+    """How to run this again: command, seed if there is one, versions, machine, no paths."""
     names = ("torch", "torch_geometric", "torch_scatter", "lightning", "rdkit", "ogb")
     return {
         "command": command_line(),
-        "seed": seed,
+        **({} if seed is None else {"seed": seed}),
         "versions": {"python": platform.python_version(), **{n: _version(n) for n in names}},
         "machine": {
             "system": platform.system(),
@@ -200,7 +234,7 @@ def plot_curves(path: Path, curves: dict[str, list[dict]], metric: str) -> None:
         right.plot(count, [epoch[f"valid_{metric}"] for epoch in epochs], **style)
     left.set(xlabel="epoch", ylabel="training loss", yscale="log")
     right.set(xlabel="epoch", ylabel=f"validation {title(metric)}")
-    if metric in ("rmse", "mae"):
+    if metric in ("rmse", "mae", SEVERAL[0]):
         right.set_yscale("log")
     left.legend()
     for axes in (left, right):
@@ -211,43 +245,5 @@ def plot_curves(path: Path, curves: dict[str, list[dict]], metric: str) -> None:
             crowded = high > 20 * low
             axes.yaxis.set_minor_formatter(NullFormatter() if crowded else "{x:g}")
         axes.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def plot_predictions(
-    path: Path, task: str, preds: dict[str, Tensor], target: Tensor, label: str
-) -> None:
-    """Predicted against true values of the test set, or ROC curves.
-
-    Args:
-        path: PNG file.
-        task: "regression" or "binary".
-        preds: model -> [B] predictions.
-        target: [B].
-        label: what is predicted.
-    """
-    if task == "binary":
-        figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
-        for name, pred in preds.items():
-            false, true, _ = roc_curve(target.numpy(), pred.numpy())
-            axes.plot(false, true, label=title(name), color=COLOURS.get(name))
-        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--")
-        axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
-        axes.set_title(f"{label}: test set")
-        axes.legend()
-    else:
-        figure, row = plt.subplots(
-            1, len(preds), figsize=(4 * len(preds), 4), sharex=True, sharey=True,
-            squeeze=False, layout="constrained",
-        )  # fmt: skip
-        low, high = float(target.min()), float(target.max())
-        for axes, (name, pred) in zip(row[0], preds.items()):
-            axes.scatter(target, pred, s=8, alpha=0.6, color=COLOURS.get(name), linewidths=0)
-            axes.plot([low, high], [low, high], color="grey", linewidth=0.8, linestyle="--")
-            rmse = float(mean_squared_error(pred, target, squared=False))
-            axes.set(title=f"{title(name)}: RMSE {rmse:.3f}", xlabel=f"true {label}")
-            axes.grid(alpha=0.3)
-        row[0][0].set_ylabel(f"predicted {label}")
     figure.savefig(path, dpi=120)
     plt.close(figure)

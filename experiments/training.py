@@ -11,21 +11,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    MultilabelAveragePrecision,
-)
 
+from experiments.metrics import epoch_metrics
 from experiments.models import GraphNet, Inputs, ModelConfig
 
-# The metric that picks the best epoch, and whether more of it is better.
-MONITOR = {
-    "regression": ("rmse", "min"),
-    "binary": ("roc_auc", "max"),
-    "multilabel": ("average_precision", "max"),
-}
 LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
@@ -33,17 +22,6 @@ def chosen_epoch(epochs: list[dict[str, float]], metric: str, mode: str) -> int:
     """The first epoch (from 0) that reaches the best value of ``metric``: "min" or "max" of it."""
     values = [epoch[metric] for epoch in epochs]
     return values.index((min if mode == "min" else max)(values))
-
-
-def epoch_metrics(task: str, targets: int = 1) -> MetricCollection:
-    """Metrics of one epoch, from predictions in the target's unit or from probabilities."""
-    if task == "multilabel":  # the mean over labels of each one's average precision
-        return MetricCollection({"average_precision": MultilabelAveragePrecision(targets)})
-    if task == "regression":
-        return MetricCollection(
-            {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError()}
-        )
-    return MetricCollection({"roc_auc": BinaryAUROC(), "accuracy": BinaryAccuracy()})
 
 
 def is_repeat(trainer: L.Trainer, index: int, loader: int = 0) -> bool:
@@ -82,6 +60,7 @@ class GraphModule(L.LightningModule):
         average: copies of each graph in a validation batch, next to each other, whose
             predictions are averaged.
         orientation: how the graphs of pLSTM were oriented; kept for prediction.
+        target_names: one for each target; kept for prediction.
     """
 
     def __init__(
@@ -98,6 +77,7 @@ class GraphModule(L.LightningModule):
         warmup_epochs: int = 5,
         average: int = 1,
         orientation: str = "canonical",
+        target_names: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -109,7 +89,7 @@ class GraphModule(L.LightningModule):
         # Validation reads one or two sets; the second, if any, is only recorded.
         self.parts = ("valid", "test")
         self.scores = torch.nn.ModuleList(
-            epoch_metrics(task, signature.targets) for _ in self.parts
+            epoch_metrics(task, signature.targets, self.std) for _ in self.parts
         )
 
     def forward(self, batch: Batch) -> Tensor:
@@ -136,7 +116,8 @@ class GraphModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        pred, target = self.predict(batch), batch.y[:: self.hparams.average]
+        # Contiguous: torchmetrics views the targets of a batch as one row.
+        pred, target = self.predict(batch), batch.y[:: self.hparams.average].contiguous()
         target = target if self.hparams.task == "regression" else target.long()
         if not is_repeat(self.trainer, index, dataloader_idx):
             self.scores[dataloader_idx].update(pred, target)

@@ -97,13 +97,16 @@ class LineGraphData(Data):
     * ``dag_edge_index`` [2, E] int64: the DAG (src, dst)
     * ``line_index`` [2, L] int64: line edges (e_in, e_out)
     * ``edge_id`` [E] int64: columns of ``edge_index``, ascending
+    * ``opposite_id`` [E] int64: columns of the opposite direction, -1 for edges of a directed
+      graph; ``None`` where all graphs are directed
+    * ``node_rank`` [N] int64: the ranks that oriented the graph, 0 for nodes without edges
     * ``level`` [E] int64: topological level
     * ``multitree_mask`` [L] bool: line edges of the multitree
 
-    They are read only: what is stored, and found in ``keys()``, are ``dag_columns`` [3, M] and
+    They are read only: what is stored, and found in ``keys()``, are ``dag_columns`` [6, M] and
     ``dag_lines`` [2, L] (int32), which say the same relative to ``edge_index`` and are therefore
     batched by concatenation alone (see :mod:`plstm_graph.dag.packed`). Like
-    :func:`line_graph_from_data`, reading any of the five raises if ``edge_index`` has changed.
+    :func:`line_graph_from_data`, reading any of them raises if ``edge_index`` has changed.
 
     To use a ``Data`` class of your own with :class:`plstm_graph.ToLineGraph`, derive it from this
     one.
@@ -205,13 +208,10 @@ def _made_of(data: Data) -> tuple:
     return (*(mapping.get(key) for key in keys), data.num_nodes)
 
 
-def _keep(data: Data, parts: Sequence[Tensor], made_of: tuple) -> LineGraph:
+def _keep(data: Data, parts: LineParts, made_of: tuple) -> LineGraph:
     """Make a line graph of its parts, and keep it with ``data``."""
-    dag, line_index, edge_id, level, multitree = parts
     *_, batch, num_nodes = made_of
-    line_graph = LineGraph._trusted(num_nodes, dag, line_index, edge_id, batch)
-    line_graph._cache["level"] = level
-    line_graph._cache["multitree_mask"] = multitree
+    line_graph = LineGraph._of_parts(num_nodes, parts, batch, parts.edge_id.device)
     data.__dict__["_line_graph"] = _Cached(line_graph, made_of)
     return line_graph
 
@@ -276,6 +276,7 @@ def store_in_batch(batch: Batch, parts: LineParts) -> Batch:
         out._slice_dict = {**batch._slice_dict, **dict(zip(STORED_KEYS, slices))}
         out._inc_dict = {**batch._inc_dict, **dict(zip(STORED_KEYS, incs))}
     with torch.inference_mode(False):
-        tensors = [torch.from_numpy(part).to(batch.edge_index.device) for part in parts]
-    _keep(out, tensors, _made_of(out))
+        device = batch.edge_index.device
+        tensors = (None if p is None else torch.from_numpy(p).to(device) for p in parts)
+        _keep(out, LineParts(*tensors), _made_of(out))
     return out

@@ -11,7 +11,9 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
 from plstm_graph.dag.build import LineParts, build_line_parts
+from plstm_graph.dag.checks import feature_keys
 from plstm_graph.dag.orient import DRAWN, check_orientation
+from plstm_graph.dag.packed import rank_in_graph
 from plstm_graph.data import (
     LINE_KEYS,
     STORED_KEYS,
@@ -30,8 +32,9 @@ class _Builder:
     def __init__(self, orientation: str, seed: int | None, rank: str) -> None:
         if not isinstance(orientation, str):
             raise ValueError(
-                f"expected orientation as a name, got {type(orientation).__name__}; to use ranks, "
-                f'store them with each graph and pass orientation="canonical", rank="<their key>"'
+                f"expected orientation as a name, got {type(orientation).__name__}; to tell nodes "
+                f"apart by ranks, store them with each graph and pass orientation='canonical', "
+                f"rank='<their key>'"
             )
         check_orientation(orientation)
         self.orientation = orientation
@@ -50,12 +53,20 @@ class _Builder:
         return [self.seed, self._draws, 0 if worker is None else worker.seed]
 
     def _build(self, data: Data, batch: Tensor | None) -> LineParts:
-        orientation: str | np.ndarray = self.orientation
-        if orientation == "canonical" and self.rank in data:
-            orientation = data[self.rank].cpu().numpy()
         edge_index, num_nodes = _edges(data)
+        node_keys, edge_keys = [], []
+        if self.orientation == "canonical":
+            for key in ("x", self.rank):
+                node_keys += feature_keys(key, data._store.get(key), num_nodes)
+            edge_attr = data._store.get("edge_attr")
+            edge_keys = feature_keys("edge_attr", edge_attr, edge_index.shape[1])
         batch = None if batch is None else batch.cpu().numpy()
-        return build_line_parts(edge_index, num_nodes, orientation, batch, self._next_seed())
+        parts = build_line_parts(
+            edge_index, num_nodes, self.orientation, batch, self._next_seed(), node_keys, edge_keys
+        )
+        # Canonical ranks are of that form already.
+        canonical = self.orientation == "canonical"
+        return parts if canonical else rank_in_graph(parts, num_nodes, batch)
 
 
 class ToLineGraph(_Builder, BaseTransform):
@@ -72,7 +83,8 @@ class ToLineGraph(_Builder, BaseTransform):
             seed and the number of calls so far, and in a loader's worker from the worker's seed of
             the epoch too. Default: from torch's generator, which every worker and epoch has its
             own of.
-        rank: key of a rank tensor [N]; ``orientation="canonical"`` uses it where a graph has it
+        rank: key of a rank tensor [N]; where a graph has it, ``orientation="canonical"`` tells
+            nodes apart by it, beside ``x`` and ``edge_attr``
             (:func:`plstm_graph.dag.molecule.from_smiles` stores RDKit's canonical ranks so).
 
     Returns:
@@ -84,7 +96,7 @@ class ToLineGraph(_Builder, BaseTransform):
     """
 
     def __init__(
-        self, orientation: str = "auto", seed: int | None = None, rank: str = "canonical_rank"
+        self, orientation: str = "canonical", seed: int | None = None, rank: str = "canonical_rank"
     ) -> None:
         super().__init__(orientation, seed, rank)
 
@@ -114,7 +126,7 @@ class LineGraphCollater(_Builder):
 
     def __init__(
         self,
-        orientation: str = "random",
+        orientation: str = "random_bfs",
         seed: int | None = None,
         rank: str = "canonical_rank",
         *,
@@ -132,7 +144,7 @@ class LineGraphCollater(_Builder):
 
 
 def redraw(
-    data: Data | Batch, seed: int | None = None, orientation: str = "random"
+    data: Data | Batch, seed: int | None = None, orientation: str = "random_bfs"
 ) -> LineGraphData:
     """A copy of a graph or batch with newly drawn orientations (``data`` itself is left alone).
 
@@ -154,7 +166,7 @@ def redraw(
 
 def to_line_graphs(
     data_list: Sequence[Data],
-    orientation: str = "auto",
+    orientation: str = "canonical",
     seed: int | None = None,
     rank: str = "canonical_rank",
     *,
@@ -181,12 +193,16 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
     union = Data(edge_index=torch.from_numpy(np.concatenate(edges, axis=1)))
     union.edge_index += torch.from_numpy(np.repeat(first_node, num_columns))
     union.num_nodes = int(num_nodes.sum())
-    ranks = [data[builder.rank] for data in chunk if builder.rank in data]
-    if builder.orientation == "canonical" and ranks:
-        if len(ranks) < len(chunk):  # some by their ranks, some by structure: one at a time
+    keys = ("x", builder.rank, "edge_attr") if builder.orientation == "canonical" else ()
+    for key in keys:
+        have = [value for data in chunk if (value := data._store.get(key)) is not None]
+        kinds = {(v.shape[1:], v.dtype) if isinstance(v, Tensor) else None for v in have}
+        if have and (len(have) < len(chunk) or len(kinds) > 1 or None in kinds):
+            # Some with and some without, or of several widths or dtypes: one at a time.
             transform = ToLineGraph("canonical", rank=builder.rank)
             return [transform(data) for data in chunk]
-        union[builder.rank] = torch.cat(ranks)
+        if have:
+            union[key] = torch.cat([value.cpu() for value in have])
     batch = np.repeat(np.arange(len(chunk)), num_nodes)
     parts = builder._build(union, torch.from_numpy(batch))
     num_lines = lines_per_graph(parts, batch, len(chunk))

@@ -96,9 +96,31 @@ ZOO: dict[str, Callable[[], LineGraph]] = {
     "batch_with_gaps": lambda: _batch_with_gaps(),
     "pruned": lambda: grid(4, 4).multitree(),
     "reversed": lambda: random_dag(15, 30, 2).reverse(),
+    "two_way_path": lambda: path(5).two_way(),
+    "two_way_tree": lambda: binary_tree(4).two_way(),
+    "two_way_tree_inward": lambda: binary_tree(4, inward=True).two_way(),
+    "two_way_star": lambda: ZOO["star_out"]().two_way(),
+    "two_way_multi_edge": lambda: ZOO["multi_edge"]().two_way(),
+    "two_way_grid": lambda: grid(3, 4).two_way(),
+    "two_way_molecules": lambda: ZOO["molecules"]().two_way(),
+    "two_way_random": lambda: random_dag(10, 18, 3).two_way(),
+    "two_way_pruned": lambda: grid(4, 4).two_way().multitree(),
+    "two_way_reversed": lambda: random_dag(9, 16, 4).two_way().reverse(),
+    "reversed_two_way": lambda: random_dag(9, 16, 5).reverse().two_way(),
+    "two_way_in_part": lambda: _two_way_in_part(),
     "everything": lambda: _everything(batch=True),
     "everything_no_batch": lambda: _everything(batch=False),
 }
+
+
+def _two_way_in_part() -> LineGraph:
+    """A ring and a directed diamond in one batch: two ways in the ring alone."""
+    ring = torch.tensor([[0, 1, 2, 3, 4, 1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 0, 1, 2, 3, 4]])
+    diamond = torch.tensor([[0, 0, 1, 2], [1, 2, 3, 3]])
+    batch = torch.tensor([0] * 5 + [1] * 4)
+    edge_index = torch.cat([ring, diamond + 5], 1)
+    g = LineGraph.from_edge_index(edge_index, 9, "index", batch)
+    return g.two_way_where_undirected()
 
 
 def _batch_with_gaps() -> LineGraph:

@@ -6,13 +6,14 @@ makes building whole data sets fast.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from plstm_graph.dag.levels import line_index_of, longest_path_levels
 from plstm_graph.dag.multitree import multitree_mask
-from plstm_graph.dag.orient import orient_numpy
+from plstm_graph.dag.orient import orient
 
 
 class LineParts(NamedTuple):
@@ -21,25 +22,34 @@ class LineParts(NamedTuple):
     dag_edge_index: np.ndarray  #: [2, E] int64
     line_index: np.ndarray  #: [2, L] int64
     edge_id: np.ndarray  #: [E] int64, ascending columns of the input
+    opposite_id: np.ndarray | None  #: [E] int64, see :class:`plstm_graph.dag.orient.Oriented`
+    node_rank: np.ndarray | None  #: [N], likewise
     level: np.ndarray  #: [E] int64
-    multitree_mask: np.ndarray  #: [L] bool
+    multitree_mask: np.ndarray | None  #: [L] bool, if it was asked for
 
 
 def build_line_parts(
     edge_index: np.ndarray,
     num_nodes: int,
-    orientation: str | np.ndarray = "auto",
+    orientation: str | np.ndarray = "canonical",
     batch: np.ndarray | None = None,
     seed: int | list[int] | None = None,
+    node_keys: Sequence[np.ndarray] = (),
+    edge_keys: Sequence[np.ndarray] = (),
+    *,
+    multitree: bool = True,
 ) -> LineParts:
-    """Orient a graph and build its line graph, levels and multitree.
+    """Orient a graph and build its line graph, levels and, with ``multitree``, its multitree.
 
     Args and errors: see :func:`plstm_graph.dag.orient.orient`. If the columns of ``edge_index``
     are sorted by graph, so is every result.
     """
-    edge_id = orient_numpy(edge_index, num_nodes, orientation, batch, seed)
+    edge_id, opposite_id, rank = orient(
+        edge_index, num_nodes, orientation, batch, seed, node_keys, edge_keys
+    )
     dag = edge_index[:, edge_id]
     line = line_index_of(dag, num_nodes)
     # On the whole line graph an edge's level is that of the node it starts from.
     level = longest_path_levels(dag, num_nodes)[dag[0]]
-    return LineParts(dag, line, edge_id, level, multitree_mask(dag, line))
+    mask = multitree_mask(dag, line, rank) if multitree else None
+    return LineParts(dag, line, edge_id, opposite_id, rank, level, mask)

@@ -1,100 +1,251 @@
-"""Node ranks that do not depend on how nodes are numbered."""
+r"""Node ranks that do not depend on how nodes are numbered.
+
+For each connected component, in this order:
+
+1. *Colours* start from the features, compared exactly (``keys``, ``union``).
+2. The *root* is a node of the centre (``centre``): of those with the least features the one of
+   least colour, where colours are refined by those of the neighbours until nothing changes
+   (``refine``).
+3. Colours are refined again, now with the distance from the root, which separates most nodes.
+4. Ties that are symmetries, which ``symmetry`` proves from the partition, are broken by any
+   choice. That covers trees, and nearly all molecules.
+5. For what is left, ``search`` tries every choice and takes the smallest refined labelling.
+6. Nodes are ranked by distance from the root, then features, then colour.
+
+All steps run on the disjoint union of the input's components: the number of numpy calls depends on
+the largest component, not on how many there are. Hashes of 64 bits stand for colours.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+
 import numpy as np
 
+from plstm_graph.dag.centre import centre, distance, peel_leaves
+from plstm_graph.dag.keys import codes, dense, within
 from plstm_graph.dag.levels import components
-
-#: Times :func:`canonical_rank` tells equal neighbours apart before the node's index decides.
-_MAX_SPLITS = 64
+from plstm_graph.dag.refine import Graphs, Partition, mix, mix_pair
+from plstm_graph.dag.search import MAX_COPIED_NODES, is_least, search, split_by_depth
+from plstm_graph.dag.symmetry import pieces, settle
+from plstm_graph.dag.union import directed_levels, marked_arcs
 
 
 def canonical_rank(
     edge_index: np.ndarray,
     num_nodes: int,
-    color: np.ndarray | None = None,
+    node_keys: Sequence[np.ndarray] = (),
+    edge_keys: Sequence[np.ndarray] = (),
+    *,
+    max_branches: int = 1000,
 ) -> np.ndarray:
-    r"""Ranks that do not depend on how the nodes are numbered: colour refinement.
+    r"""Ranks nodes so that the ranked graph is the same for every numbering of the nodes.
 
-    Weisfeiler-Lehman refinement ranks nodes by their colour, then by the colours of their
-    neighbours, until nothing changes. Then, where the two ends of an edge still have the same
-    colour, one node of the lowest such colour of the component is told apart and refinement goes
-    on. Which one does not matter if a symmetry of the graph exchanges the candidates (as in rings
-    and other regular molecules): the DAGs are then isomorphic. Only for nodes that refinement
-    cannot tell apart although no symmetry exchanges them (some strongly regular graphs), and after
-    64 such choices in one component, the node's index decides, and numbering shows.
+    Two inputs that differ only in the numbers of nodes and the order of columns give, when each
+    node is replaced by its rank, the same edges with the same keys. Nodes that no symmetry of the
+    graph (with its keys) exchanges get the same ranks in both.
 
-    Each connected component is ranked by itself, so a graph in a batch gets the ranks it gets
-    alone. Ranks are only comparable inside a component; nodes that are not adjacent may share one.
+    Each connected component is ranked by itself: a graph in a batch gets the ranks that it gets
+    alone. A component is *symmetric* if its columns (u, v) and (v, u) are equally many for all u
+    and v. There ranks are breadth first: one node of the centre has rank 0, and ranks grow with
+    the distance from it. In other components (directed acyclic graphs) ranks grow with the
+    topological level.
+
+    The centre is the set of nodes of least eccentricity in trees and in components of up to 512
+    nodes; in larger ones, the nodes that are left last when nodes of low degree are removed in
+    rounds.
 
     Args:
-        edge_index: [2, M] int64, symmetric.
+        edge_index: [2, M] int64, without self-loops; parallel edges are allowed.
         num_nodes: N.
-        color: [N] integers, the initial colours, such as atomic numbers.
+        node_keys: arrays [N] or [N, F] of any integer, floating or bool dtype: what nodes are
+            compared by at first, exactly and in this order. -0.0 equals 0.0.
+        edge_keys: the same with M rows. Of an undirected edge both columns count.
+        max_branches: how many choices are tried in one component where refinement leaves ties
+            that are not known to be symmetries.
 
     Returns:
-        [N] int64.
+        [N] int64, in each component a permutation of 0, 1, ...
+
+    Raises:
+        ValueError: on keys of another shape or dtype, node numbers outside [0, N), self-loops, or
+            ``max_branches`` below 1.
+
+    Warns:
+        UserWarning: where ``max_branches`` (or 2^21 copied nodes) is not enough for a component.
+            Its ranks are valid, but may depend on how nodes are numbered.
     """
-    src, dst = edge_index
-    node = np.arange(num_nodes)
-    component = components(edge_index, num_nodes)
-    rank = np.zeros(num_nodes, dtype=np.int64) if color is None else color
-    rank = _dense_rank(component, rank)
-    result = rank.copy()
-    splits = np.zeros(num_nodes, dtype=np.int64)  # of the component of each lowest node
-    while src.size:
-        # The multiset of neighbours as a sum of hashes: a function of ranks alone.
-        neighbours = np.zeros(node.size, dtype=np.uint64)
-        np.add.at(neighbours, dst, _mix(rank[src]))
-        refined = _dense_rank(component, rank, neighbours)
-        stable = np.ones(num_nodes, dtype=bool)
-        stable[component[refined != rank]] = False
-        rank = refined
-        # In stable components, the first tied node by (rank, index) comes before its equals.
-        tied = src[(rank[src] == rank[dst]) & stable[component[src]]]
-        spent = splits[component[tied]] >= _MAX_SPLITS
-        if spent.any():
-            out = np.zeros(num_nodes, dtype=bool)
-            out[component[tied[spent]]] = True
-            rank = _dense_rank(component, rank, np.where(out[component], node, 0))
-            tied = tied[~spent]
-        if tied.size:
-            tied = tied[np.lexsort((tied, rank[tied], component[tied]))]
-            first = tied[np.diff(component[tied], prepend=-1) != 0]
-            splits[component[first]] += 1
-            stable[component[first]] = False
-            later = np.ones(node.size, dtype=np.int64)
-            later[first] = 0
-            rank = _dense_rank(component, rank, later)
-        # Only the components that are not finished go on.
-        result[node] = rank
-        rest = ~stable[component]
-        if not rest.all():
-            local = np.cumsum(rest) - 1
-            arcs = rest[src]
-            src, dst = local[src[arcs]], local[dst[arcs]]
-            node, component, rank = node[rest], component[rest], rank[rest]
-    return result
-
-
-def _dense_rank(component: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """[N] rank of a node's keys among the different ones of its component, from 0."""
-    order = np.lexsort((*keys[::-1], component))
-    fresh = np.zeros(component.size, dtype=bool)
-    other = np.zeros(component.size, dtype=bool)
-    for key in keys:
-        fresh[1:] |= key[order][1:] != key[order][:-1]
-    other[1:] = component[order][1:] != component[order][:-1]
-    count = np.cumsum(fresh | other)
-    rank = np.empty(component.size, dtype=np.int64)
-    rank[order] = count - np.maximum.accumulate(np.where(other, count, 0))
+    _check(edge_index, num_nodes, max_branches)
+    node_code, node_bound = codes(node_keys, num_nodes, "node_keys")
+    edge_code, edge_bound = codes(edge_keys, edge_index.shape[1], "edge_keys")
+    rank = np.zeros(num_nodes, dtype=np.int64)
+    if not edge_index.shape[1]:
+        return rank
+    # Number nodes by component; nodes without edges keep rank 0.
+    label = components(edge_index, num_nodes)
+    has_edge = np.zeros(num_nodes, dtype=bool)
+    has_edge[edge_index] = True
+    nodes = np.flatnonzero(has_edge)
+    label = label[nodes]
+    if (label[1:] < label[:-1]).any():
+        order = np.argsort(label, kind="stable")
+        nodes, label = nodes[order], label[order]
+    component = np.cumsum(np.diff(label, prepend=label[0]) != 0)
+    local = np.empty(num_nodes, dtype=np.int64)
+    local[nodes] = np.arange(nodes.size)
+    edge_index = local[edge_index]
+    count = int(component[-1]) + 1
+    start = np.searchsorted(component, np.arange(count + 1))
+    tail, neighbour, mark, directed = marked_arcs(
+        edge_index, component, count, edge_code, edge_bound
+    )
+    ptr = np.searchsorted(tail, np.arange(nodes.size + 1))
+    value = within(component, count, node_code[nodes], node_bound)
+    level = directed_levels(edge_index, component, directed)
+    graphs = Graphs(start, component, ptr, neighbour, mark, np.zeros(nodes.size, dtype=bool))
+    color, depth = _labelling(graphs, value, level, max_branches)
+    position = _order(graphs, np.where(directed[component], level, depth), value, color, depth)
+    rank[nodes] = position - start[component]
     return rank
 
 
-def _mix(value: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of integers (splitmix64)."""
-    z = value.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def _check(edge_index: np.ndarray, num_nodes: int, max_branches: int) -> None:
+    if max_branches < 1:
+        raise ValueError(f"expected max_branches of at least 1, got {max_branches}")
+    if edge_index.ndim != 2 or edge_index.shape[0] != 2:
+        raise ValueError(f"expected edge_index of shape [2, M], got {list(edge_index.shape)}")
+    if edge_index.size and not (0 <= edge_index.min() and edge_index.max() < num_nodes):
+        raise ValueError(
+            f"expected edge_index with nodes in [0, {num_nodes}), got {edge_index.min()} to "
+            f"{edge_index.max()}; pass the number of nodes as num_nodes"
+        )
+    loop = np.flatnonzero(edge_index[0] == edge_index[1])
+    if loop.size:
+        raise ValueError(
+            f"expected edge_index without self-loops, got node {edge_index[0, loop[0]]} joined to "
+            f"itself in column {loop[0]}; remove them with "
+            f"torch_geometric.utils.remove_self_loops"
+        )
+
+
+def _labelling(
+    graphs: Graphs, value: np.ndarray, level: np.ndarray, max_branches: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours that tell apart all nodes but symmetric ones in pendant trees, and BFS depths.
+
+    Args:
+        graphs: without ``core``.
+        value: [n] int64 place of the node's features in its component.
+        level: [n] int64 topological level, 0 in symmetric components.
+
+    Returns:
+        color: [n] uint64, depth: [n] int64.
+    """
+    round_, degree = peel_leaves(graphs)
+    graphs = graphs._replace(core=round_ < 0)
+    central = centre(graphs, round_, degree)
+    partition = Partition(graphs.component)
+    everything = np.arange(value.size)
+    signature = mix_pair(mix_pair(value, level), mix_pair(round_, central))
+    partition.split(everything, signature)
+    # The root: of the central nodes with the least value those of least colour.
+    candidate = np.flatnonzero(central)
+    candidate = candidate[is_least(value[candidate].astype(np.uint64), graphs.component[candidate])]
+    several = np.bincount(graphs.component[candidate])[graphs.component] > 1
+    partition.refine(graphs, everything[several])
+    least = is_least(partition.color[candidate], graphs.component[candidate])
+    candidate = candidate[least]
+    root, is_open = _choose_roots(graphs, partition, candidate)
+    depth = distance(graphs, root[is_open])
+    fresh = split_by_depth(partition, depth)
+    fresh = np.concatenate([everything[~several], fresh[several[fresh]]])
+    stuck = settle(graphs, partition, fresh, is_open)
+    stuck = np.union1d(stuck, np.flatnonzero(~is_open))
+    color = partition.color
+    if stuck.size:
+        part, nodes = graphs.take(stuck)
+        is_candidate = np.zeros(value.size, dtype=bool)
+        is_candidate[candidate] = True
+        position = np.where(is_open[stuck], root[stuck] - graphs.start[stuck], -1)
+        found = search(
+            part,
+            partition.take(part.component, nodes),
+            position,
+            is_candidate[nodes],
+            max_branches,
+        )
+        color[nodes] = found.color
+        depth[nodes] = distance(part, part.start[:-1] + found.root)
+        if found.limited.any():
+            warnings.warn(
+                f"canonical ranks of {int(found.limited.sum())} graphs may depend on how their "
+                f"nodes are numbered: more than max_branches={max_branches} choices (or "
+                f"{MAX_COPIED_NODES} copied nodes) would have to be tried in each of them; pass "
+                f"features that tell their nodes apart, or raise max_branches",
+                stacklevel=3,
+            )
+    return color, depth
+
+
+def _choose_roots(
+    graphs: Graphs, partition: Partition, candidate: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A root for each component, any of the candidates, and whether all of them are as good."""
+    component = graphs.component[candidate]
+    root = candidate[np.diff(component, prepend=-1) != 0]
+    is_open = np.ones(root.size, dtype=bool)
+    several = np.bincount(component) > 1
+    if several.any():
+        # Tied candidates outside the core are the two centre nodes of a tree.
+        tied = np.flatnonzero(several[graphs.component] & graphs.core & partition.tied())
+        exchanged = pieces(graphs, partition, tied)[1]
+        other = np.zeros(graphs.component.size, dtype=bool)
+        other[tied[~exchanged]] = True
+        is_open[component[other[candidate]]] = False
+    return root, is_open
+
+
+def _order(
+    graphs: Graphs, primary: np.ndarray, value: np.ndarray, color: np.ndarray, depth: np.ndarray
+) -> np.ndarray:
+    """[n] int64 position of each node when sorted by component, primary, value and colour.
+
+    Nodes tied in all of them are in pendant trees. They follow the order of their parents; those
+    with one parent are exchanged by symmetries.
+    """
+    size = graphs.component.size
+    packed, bound = codes([np.stack([graphs.component, primary, value], axis=1)], size, "")
+    order = np.lexsort((color, packed))
+    same = np.zeros(size, dtype=bool)
+    same[1:] = (color[order][1:] == color[order][:-1]) & (packed[order][1:] == packed[order][:-1])
+    if same.any():
+        tied = np.zeros(size, dtype=bool)
+        tied[order[same]] = True
+        tied[order[:-1][same[1:]]] = True
+        order = np.lexsort((_by_parents(graphs, np.flatnonzero(tied), depth), color, packed))
+    position = np.empty(size, dtype=np.int64)
+    position[order] = np.arange(size)
+    return position
+
+
+def _by_parents(graphs: Graphs, tied: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """[n] int64 key that orders tied nodes as their closest ancestors that are not tied to it.
+
+    By doubling: after k steps a node's label orders it by its last 2^k tied ancestors, the
+    farthest first.
+    """
+    arc, tail = graphs.arcs(tied)
+    above = depth[graphs.neighbour[arc]] < depth[tied[tail]]
+    local = np.full(graphs.component.size, -1, dtype=np.int64)
+    local[tied] = np.arange(tied.size)
+    parent = np.full(tied.size, -1, dtype=np.int64)
+    parent[tail[above]] = local[graphs.neighbour[arc[above]]]
+    label = np.arange(tied.size)
+    while (parent >= 0).any():
+        before = np.where(parent >= 0, label[parent], -1) + 1
+        label, _ = dense(before * tied.size + label, (tied.size + 1) * tied.size)
+        parent = np.where(parent >= 0, parent[parent], -1)
+    key = np.zeros(graphs.component.size, dtype=np.int64)
+    key[tied] = label
+    return key

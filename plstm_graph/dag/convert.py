@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import networkx
 
 
-def from_networkx(g: networkx.Graph, orientation: str | Tensor = "auto") -> LineGraph:
+def from_networkx(g: networkx.Graph, orientation: str | Tensor = "canonical") -> LineGraph:
     """The line graph of a networkx graph of any of its four classes.
 
     Args:
@@ -41,6 +41,8 @@ def from_networkx(g: networkx.Graph, orientation: str | Tensor = "auto") -> Line
     out = LineGraph.from_edge_index(edge_index, len(number), orientation)
     if not directed:
         out.edge_id = out.edge_id // 2
+        if out.opposite_id is not None:
+            out.opposite_id = out.opposite_id // 2
     return out
 
 

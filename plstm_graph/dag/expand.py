@@ -36,6 +36,10 @@ def expand_states(line_graph: LineGraph, states: int) -> LineGraph:
             line_graph.edge_id.repeat_interleave(states),
             line_graph.node_batch,
         )
+        if line_graph.is_two_way:
+            expanded._dag_id = line_graph._dag_id.repeat_interleave(states)
+            expanded._direction = line_graph.direction.repeat_interleave(states)
+            expanded.is_reversed = line_graph.is_reversed
         expanded._cache["level"] = line_graph.level.repeat_interleave(states)
         line_graph._cache[key] = expanded
     return line_graph._cache[key]

@@ -5,8 +5,9 @@ edges are dropped until that holds. Call an edge without predecessors a *root*. 
 of an edge may both be kept if and only if no edge precedes both of them, that is (every edge
 that precedes both is itself preceded by a root) if and only if the sets of roots above them are
 disjoint. So, in topological order, each edge keeps predecessors with pairwise disjoint root
-sets, chosen greedily: fewest roots first, then the smaller source node. The result does not
-depend on the order of edges, except among parallel edges, which are interchangeable.
+sets, chosen greedily: fewest roots first, then the source node of the smaller rank. The result does
+not depend on the order of edges, except among parallel edges, which are interchangeable, nor on
+the numbers of nodes where their ranks do not.
 
 Root sets are expensive on large graphs and almost never needed. Seen as a DAG of vertices and
 arcs, three steps decide most arcs without them, all exactly as the greedy choice would:
@@ -31,12 +32,16 @@ _POOL_LIMIT = 1 << 21
 _ROUNDS = 50
 
 
-def multitree_mask(edge_index: np.ndarray, line_index: np.ndarray) -> np.ndarray:
+def multitree_mask(
+    edge_index: np.ndarray, line_index: np.ndarray, rank: np.ndarray | None = None
+) -> np.ndarray:
     """Which line edges to keep so that at most one path joins any two edges.
 
     Args:
-        edge_index: [2, E] int64, DAG edges (src, dst).
-        line_index: [2, L] int64, distinct line edges (e_in, e_out); any part of the line graph.
+        edge_index: [2, E] int64, edges (src, dst).
+        line_index: [2, L] int64, distinct line edges (e_in, e_out); any acyclic part of the line
+            graph.
+        rank: [N] ranks of the nodes, which break ties. Default: the node's index.
 
     Returns:
         [L] bool. Every edge with predecessors keeps at least one of them.
@@ -46,15 +51,16 @@ def multitree_mask(edge_index: np.ndarray, line_index: np.ndarray) -> np.ndarray
     if e_in.size < 2:
         return np.ones(e_in.size, dtype=bool)
     num_edges = src.size
+    tie = src if rank is None else rank[src]
     size = int(max(src.max(), dst.max())) + 1
     in_degree = np.bincount(dst, minlength=size)
     if int(in_degree @ np.bincount(src, minlength=size)) != e_in.size:
-        return _prune(e_in, e_out, num_edges, src[e_in])
+        return _prune(e_in, e_out, num_edges, tie[e_in])
     # The whole line graph: all edges out of a node have the same predecessors and choose alike,
     # so nodes can stand for them: one arc per edge instead of one per line edge. An edge out of
     # a node without predecessors is a root, with a vertex of its own.
     tail = np.where(in_degree[src] > 0, src, np.arange(size, size + num_edges))
-    return _prune(tail, dst, size + num_edges, src)[e_in]
+    return _prune(tail, dst, size + num_edges, tie)[e_in]
 
 
 def _prune(tail: np.ndarray, head: np.ndarray, size: int, tie: np.ndarray) -> np.ndarray:

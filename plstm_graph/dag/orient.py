@@ -5,78 +5,74 @@ in both directions) is oriented by a *rank* of its nodes: of each pair of column
 lower to the higher rank stays. An orientation is a way to rank:
 
 ================  ====================================================================
-``"auto"``        ``"index"``
+``"canonical"``   breadth first from a centre, independent of how nodes are numbered
+                  (see the ``canonical`` module); the default
 ``"index"``       the node's index
 ``"degree"``      the node's degree, so edges run from the rim to the hubs; then its index
 ``"bfs"``         the distance from the lowest index in the component; then the index
-``"canonical"``   independent of how nodes are numbered (see the ``canonical`` module)
-``"random"``      a random permutation, new for each call: shallow DAGs
+``"random"``      a random permutation, new for each call: shallow DAGs, many roots
 ``"random_bfs"``  the distance from a random node of the component, then a random permutation,
-                  both new for each call: deep DAGs
+                  both new for each call: deep DAGs with one root
 a tensor [N]      the given ranks
 ================  ====================================================================
+
+Ranks also break the ties of :meth:`plstm_graph.LineGraph.multitree`, in directed graphs too.
+``docs/orientation.md`` says what each of them guarantees.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from torch import Tensor
 
 from plstm_graph.dag.canonical import canonical_rank
 from plstm_graph.dag.levels import components, csr, expand, find_cycle, longest_path_levels
 
-ORIENTATIONS = ("auto", "index", "degree", "bfs", "canonical", "random", "random_bfs")
+ORIENTATIONS = ("canonical", "index", "degree", "bfs", "random", "random_bfs")
 #: Those that are drawn anew for each call.
 DRAWN = ("random", "random_bfs")
 
 
+class Oriented(NamedTuple):
+    """An oriented graph (numpy arrays)."""
+
+    edge_id: np.ndarray  #: [E] int64, the columns that are edges of the DAG, ascending
+    opposite_id: np.ndarray | None
+    """[E] int64, the column of the opposite direction of each (-1 in a directed graph); None where
+    all graphs are directed. Parallel edges are paired in their order."""
+    node_rank: np.ndarray | None  #: [N] the ranks; None for the node's index
+
+
 def orient(
-    edge_index: Tensor,
+    edge_index: np.ndarray,
     num_nodes: int,
-    orientation: str | Tensor = "auto",
-    batch: Tensor | None = None,
-    seed: int | None = None,
-) -> Tensor:
-    """The columns of ``edge_index`` that are edges of the DAG.
+    orientation: str | np.ndarray = "canonical",
+    batch: np.ndarray | None = None,
+    seed: int | list[int] | None = None,
+    node_keys: Sequence[np.ndarray] = (),
+    edge_keys: Sequence[np.ndarray] = (),
+) -> Oriented:
+    """Choose the columns of ``edge_index`` that are edges of the DAG.
 
     Args:
         edge_index: [2, M] int64. Parallel edges stay, each an edge of its own.
         num_nodes: N.
-        orientation: one of :data:`ORIENTATIONS`, or a rank tensor [N] (integer or floating
+        orientation: one of :data:`ORIENTATIONS`, or ranks [N] (integer or floating
             point; different at the two ends of every edge of a symmetric graph).
         batch: [N] int64 graph of each node. Whether a graph is symmetric, or has a cycle, is
             judged for each graph alone. Without it the input is one graph.
         seed: for those in :data:`DRAWN`. Default: drawn from torch's global generator, which
             ``torch.manual_seed`` sets and a ``DataLoader`` seeds anew for each worker and epoch.
-
-    Returns:
-        [E] int64, ascending.
+        node_keys: [N] or [N, F] and edge_keys: [M] or [M, F], features that ``"canonical"``
+            tells nodes apart by.
 
     Raises:
-        ValueError: on an unknown orientation, a wrong rank tensor, a self-loop, a directed
+        ValueError: on an unknown orientation, wrong ranks, a self-loop, a directed
             cycle (named), or a batch of the wrong size.
     """
-    if isinstance(orientation, Tensor):
-        orientation = orientation.detach().cpu().numpy()
-    kept = orient_numpy(
-        edge_index.cpu().numpy(),
-        num_nodes,
-        orientation,
-        None if batch is None else batch.cpu().numpy(),
-        seed,
-    )
-    return torch.from_numpy(kept).to(edge_index.device)
-
-
-def orient_numpy(
-    edge_index: np.ndarray,
-    num_nodes: int,
-    orientation: str | np.ndarray = "auto",
-    batch: np.ndarray | None = None,
-    seed: int | list[int] | None = None,
-) -> np.ndarray:
-    """:func:`orient` on numpy arrays."""
     if isinstance(orientation, str):
         check_orientation(orientation)
     elif isinstance(orientation, np.ndarray):
@@ -108,10 +104,8 @@ def orient_numpy(
                 f"the directed cycle {cycle} in a graph that is not symmetric; remove the cycle, "
                 f"or make the graph symmetric with torch_geometric.utils.to_undirected"
             )
-        if keep.all():
-            return np.arange(src.size)
     if isinstance(orientation, str):
-        rank = _rank(edge_index, num_nodes, orientation, symmetric, seed)
+        rank = _rank(edge_index, num_nodes, orientation, symmetric, seed, node_keys, edge_keys)
     else:
         rank = orientation
         tied = symmetric & (rank[src] == rank[dst])
@@ -122,7 +116,31 @@ def orient_numpy(
                 f"{rank[src[column]]} at both nodes {src[column]} and {dst[column]}; break ties, "
                 f"for instance with rank.argsort(stable=True).argsort()"
             )
-    return np.flatnonzero(keep | (rank[src] < rank[dst]))
+    number = np.arange(num_nodes) if rank is None else rank
+    edge_id = np.flatnonzero(keep | (number[src] < number[dst]))
+    return Oriented(edge_id, _opposites(edge_index, num_nodes, edge_id, symmetric), rank)
+
+
+def _opposites(
+    edge_index: np.ndarray, num_nodes: int, edge_id: np.ndarray, symmetric: np.ndarray
+) -> np.ndarray | None:
+    """[E] the column of the opposite direction of each edge, see :class:`Oriented`."""
+    if not symmetric.any():
+        return None
+    known = symmetric[edge_id]
+    kept = edge_id[known]
+    other = symmetric.copy()
+    other[kept] = False
+    other = np.flatnonzero(other)
+    src, dst = edge_index
+    size = max(num_nodes, 1)
+    there = np.argsort(src[kept] * size + dst[kept], kind="stable")
+    back = np.argsort(dst[other] * size + src[other], kind="stable")
+    paired = np.empty_like(kept)
+    paired[there] = other[back]
+    opposite = np.full(edge_id.size, -1)
+    opposite[known] = paired
+    return opposite
 
 
 def check_orientation(name: str) -> None:
@@ -175,18 +193,22 @@ def _rank(
     orientation: str,
     symmetric: np.ndarray,
     seed: int | list[int] | None,
-) -> np.ndarray:
-    """[N] ranks; whatever they are at nodes of graphs that are not symmetric is not used."""
+    node_keys: Sequence[np.ndarray],
+    edge_keys: Sequence[np.ndarray],
+) -> np.ndarray | None:
+    """[N] ranks, or None for the node's index."""
+    if orientation == "index":
+        return None
+    if orientation == "canonical":
+        return canonical_rank(edge_index, num_nodes, node_keys, edge_keys)
     number = np.arange(num_nodes)
     if orientation in DRAWN:
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         number = np.random.default_rng(seed).permutation(num_nodes)
-    if orientation in ("auto", "index", "random"):
+    if orientation == "random":
         return number
     edge_index = edge_index if symmetric.all() else edge_index[:, symmetric]
-    if orientation == "canonical":
-        return canonical_rank(edge_index, num_nodes)
     if orientation == "degree":
         primary = np.bincount(edge_index[0], minlength=num_nodes)
     else:

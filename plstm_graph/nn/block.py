@@ -102,7 +102,7 @@ class PLSTMBlock(torch.nn.Module):
         post_norm: after them, see :class:`Norm`; ``None`` leaves norm and activation out.
             Default ``None``.
         act: activation, a name of :mod:`torch.nn`. Default ``"gelu"``.
-        **kwargs: of :class:`PLSTMConv`: ``mode``, ``reverse``, ...
+        **kwargs: of :class:`PLSTMConv`: ``mode``, ``direction``, ...
 
     Shapes:
         - **input:** x [N, channels], edge_index [2, M], edge_attr [M, edge_dim]
@@ -155,7 +155,7 @@ class PLSTMBlock(torch.nn.Module):
                 torch.nn.init.zeros_(parameter)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Resets all learnable parameters of the module."""
         for module in (
             self.norm,
             self.conv,
@@ -173,12 +173,12 @@ class PLSTMBlock(torch.nn.Module):
         x: Tensor,
         edge_index: Adj,
         edge_attr: OptTensor = None,
-        line_graph: LineGraph | None = None,
         batch: OptTensor = None,
+        line_graph: LineGraph | None = None,
     ) -> Tensor:
         """Run the block. The arguments are those of :class:`PLSTMConv`."""
         y = self.norm(x, batch)
-        h = self.conv(y, edge_index, edge_attr, line_graph=line_graph, batch=batch)
+        h = self.conv(y, edge_index, edge_attr, batch, line_graph)
         if self.local is not None:
             edges = {"edge_attr": edge_attr} if self.local_edge_attr else {}
             h = h + self.local(y, edge_index, **edges)

@@ -13,7 +13,8 @@ OPTIONS = {
     "mode": ("P", "D"),
     "normalization": ("source", "target"),
     "transition_node": TRANSITION_NODES,
-    "init": ("graph", "grid"),
+    "init": ("open", "graph", "grid"),
+    "direction": ("auto", "two_way", "forward", "reverse"),
     "aggr": ("add", "sum"),
 }
 
@@ -125,7 +126,7 @@ def check_edge_attr(
     if edge_attr.size(0) != rows:
         raise ValueError(
             f"expected edge_attr with {rows} rows (one per column of edge_index), "
-            f"got {edge_attr.size(0)}; index it as edge_index"
+            f"got {edge_attr.size(0)}; index it as the edge_index that the line graph was made of"
         )
     if edge_attr.device != x.device:
         raise ValueError(
@@ -145,13 +146,14 @@ def resolve_graph(
     batch: Tensor | None,
     use_values: bool,
     reverse_flow: bool,
-) -> tuple[LineGraph, Tensor, Tensor | None]:
-    """The line graph of the input, its edges as a [2, M] tensor, and its edge features."""
+) -> tuple[LineGraph, Tensor | None, Tensor | None]:
+    """The line graph of the input, its edges as a [2, M] tensor (``None`` where a line graph alone
+    was given), and its edge features."""
     if edge_index is None:
         if line_graph is None:
             raise ValueError("expected edge_index or line_graph, got neither; pass one of them")
         check_line_graph(line_graph, x, None)
-        return line_graph, line_graph.edge_index, edge_attr
+        return line_graph, None, edge_attr
     if reverse_flow and is_sparse(edge_index):
         raise ValueError(
             "expected edge_index as a [2, M] tensor with flow='target_to_source', got a sparse "
@@ -160,7 +162,7 @@ def resolve_graph(
     edge_index, edge_attr = plain_edge_index(edge_index, edge_attr, use_values)
     if line_graph is None:
         line_graph = LineGraph.from_edge_index(
-            edge_index, x.size(0), orientation=orientation, batch=batch
+            edge_index, x.size(0), orientation, batch, x=x, edge_attr=edge_attr
         )
     else:
         check_line_graph(line_graph, x, edge_index)
@@ -170,7 +172,7 @@ def resolve_graph(
 def check_line_graph(line_graph: LineGraph, x: Tensor, edge_index: Tensor | None) -> None:
     """``line_graph`` belongs to this ``edge_index``, not to another graph or batch.
 
-    What was found good is remembered on the line graph for the same ``edge_index`` tensor, so
+    Successful checks are cached on the line graph for the same ``edge_index`` tensor, so
     the layers of a model compare once. Nothing is compared while compiling.
     """
     if torch.compiler.is_compiling():
@@ -199,26 +201,47 @@ def check_line_graph(line_graph: LineGraph, x: Tensor, edge_index: Tensor | None
         raise ValueError(
             f"expected edge_index on {x.device} like x, got {edge_index.device}; move it with .to()"
         )
-    edge_id = line_graph.edge_id
-    columns = edge_index.size(1)
-    last = int(edge_id.max()) if edge_id.numel() else -1
-    if last >= columns:
-        raise ValueError(
-            f"expected line_graph.edge_id below {columns} (columns of edge_index), got {last}; "
-            f"it is of another graph or stale: {remedy}"
-        )
-    edges = edge_index.index_select(1, edge_id)
-    dag = line_graph.edge_index
-    # Either way round: the reversed line graph belongs to the same edge_index.
-    if not (torch.equal(edges, dag) or torch.equal(edges, dag.flip(0))):
-        wrong = int(((edges != dag).any(0) & (edges != dag.flip(0)).any(0)).sum())
-        raise ValueError(
-            f"expected line_graph with the edges edge_index[:, edge_id], got {wrong} of "
-            f"{dag.size(1)} others; it is of another graph or stale: {remedy}"
-        )
+    dag, columns = line_graph.edge_index, edge_index.size(1)
+    for name in ("edge_id", "opposite_id"):
+        index = getattr(line_graph, name)
+        if index is None:
+            continue
+        last = int(index.max()) if index.numel() else -1
+        if last >= columns:
+            raise ValueError(
+                f"expected line_graph.{name} below {columns} (columns of edge_index), got {last}; "
+                f"it is of another graph or stale: {remedy}"
+            )
+        known = index >= 0  # directed graphs have no opposite
+        there, edges = dag[:, known], edge_index.index_select(1, index[known])
+        # Either way round: the reversed line graph belongs to the same edge_index.
+        other = (edges != there).any(0) & (edges != there.flip(0)).any(0)
+        if wrong := int(other.sum()):
+            raise ValueError(
+                f"expected line_graph with the edges edge_index[:, {name}], got {wrong} of "
+                f"{there.size(1)} others; it is of another graph or stale: {remedy}"
+            )
     line_graph._cache["checked"] = (edge_index, _version(edge_index))
 
 
 def _version(tensor: Tensor) -> int:
     """Counts changes in place; tensors made in inference mode have no counter."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def directed(line_graph: LineGraph, direction: str) -> LineGraph:
+    """The line graph that a layer of a ``direction`` runs on.
+
+    ``"auto"`` and ``"two_way"`` leave a two-way graph as it is; ``"forward"`` and ``"reverse"``
+    refuse it, since the one-way graph cannot be told from it.
+    """
+    if direction == "auto":
+        return line_graph.two_way_where_undirected()
+    if direction == "two_way":
+        return line_graph.two_way()
+    if line_graph.is_two_way:
+        raise ValueError(
+            f"expected a one-way line_graph with direction={direction!r}, got a two-way one; pass "
+            f"the graph before two_way(), or use direction='two_way'"
+        )
+    return line_graph.reverse() if direction == "reverse" else line_graph

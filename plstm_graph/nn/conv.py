@@ -2,13 +2,21 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
 
+from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.nn.checks import check_edge_attr, check_options, check_x, resolve_graph
+from plstm_graph.nn.checks import (
+    check_edge_attr,
+    check_options,
+    check_x,
+    directed,
+    resolve_graph,
+)
 from plstm_graph.nn.gates import (
     Gates,
     edge_logits,
@@ -16,7 +24,7 @@ from plstm_graph.nn.gates import (
     mask_states,
     normalize_transition,
 )
-from plstm_graph.nn.norm import HeadRMSNorm, unit_length
+from plstm_graph.nn.norm import HeadRMSNorm, log_rms, unit_length
 from plstm_graph.nn.projection import Projection
 from plstm_graph.ops import dag_scan, plstm
 
@@ -25,16 +33,19 @@ class PLSTMConv(MessagePassing):
     r"""The pLSTM layer from the `"pLSTM: parallelizable Linear Source Transition Mark networks"
     <https://arxiv.org/abs/2506.11997>`_ paper.
 
-    A linear recurrence on the edges of a directed acyclic graph. For an edge e = (src -> dst)
+    A linear recurrence on the edges of a graph. For an edge e = (src -> dst)
     and the line edges l = (e' -> e) into it
 
     .. math::
         C_e &= \sum_{l = (e', e)} T_l C_{e'} + S_e\, k_{src(e)} v_{src(e)}^{\top} \\
         h_n &= \sum_{e \to n} M_e C_e^{\top} q_n + D_n (q_n \cdot k_n) v_n \\
-        out_n &= W_O\, \mathrm{RMSNorm}(h_n)
+        out_n &= W_O\, [\mathrm{RMSNorm}(h_n),\ \log \mathrm{rms}(h_n)]
 
-    per head, so a single layer reaches all descendants of a node. The gates Source, Transition,
-    Mark and Direct are functions of node and edge features (:mod:`plstm_graph.nn.gates`).
+    per head. The gates Source, Transition, Mark and Direct are functions of node and edge features
+    (:mod:`plstm_graph.nn.gates`). On an undirected graph a state moves against the order of the
+    DAG, turns once, and moves along it (:mod:`plstm_graph.dag.two_way`): with a breadth-first
+    orientation a single layer joins every pair of nodes of a component. On a directed acyclic graph
+    a node hears its ancestors.
 
     Under :mod:`torch_geometric.explain` the mask of an edge scales its state :math:`C_e`, once:
     what the edge says to its target and all that it passes on. With 0 the edge is not there.
@@ -53,20 +64,29 @@ class PLSTMConv(MessagePassing):
         transition_node: whose features the Transition of (u -> v) -> (v -> w) reads:
             ``"junction"`` v, ``"start"`` u (the published program), ``"all"``
             u, v and w. Default ``"junction"``.
+        direction: ``"two_way"``, against the order of the DAG and then along it; ``"forward"``,
+            along it; ``"reverse"``, against it; ``"auto"``, two-way where the input was
+            undirected and forward elsewhere. Default ``"auto"``.
+        direction_offset: learn an offset for the gates of edges that run against the order of the
+            DAG (Source, Mark, both parts of the Transition). The output then depends on which node
+            is the root. Default ``False``.
         orientation: how to make a DAG of ``edge_index`` when no ``line_graph`` is given, see
-            :meth:`plstm_graph.LineGraph.from_edge_index`. Default ``"auto"``.
-        reverse: run against the direction of the DAG. Default ``False``.
+            :meth:`plstm_graph.LineGraph.from_edge_index`. Default ``"canonical"``.
         bias: of all linear maps. Default ``True``.
         qk_norm: scale queries and keys to unit length, per head: their products lie between -1
             and 1 whatever the size of x, and the layer is as linear in x as its values.
             Default ``False``.
         head_norm: the RMSNorm of each head before the output projection. Without it the output
-            grows with what a node has received, as the sums of GIN do: for targets that count.
-            Default ``True``.
+            grows with what a node has received, as the sums of GIN do. Default ``True``.
+        log_norm: let the output projection also read the logarithm of each head's root mean square
+            (:func:`plstm_graph.nn.norm.log_rms`), which ``head_norm`` takes away and which alone
+            tells a distance; without ``head_norm`` it is not used. Default ``True``.
         scale: factor on the query, in the readout and in Direct. Default 1.
-        init: ``"graph"``, plain PyTorch initialisation of every map; ``"grid"`` starts as an
+        init: ``"open"``, plain PyTorch initialisation of every map, and Transitions that start
+            open at several time scales: the biases of their logits run from 0.5 to 3 over the
+            heads; ``"graph"``, plain initialisation alone; ``"grid"`` starts as an
             almost lossless memory that is written and read little: gate weights 0, biases
-            -4 (Source, Mark), -6 (Direct) and 5 (Transition). Default ``"graph"``.
+            -4 (Source, Mark), -6 (Direct) and 5 (Transition). Default ``"open"``.
         form: form of the operator, see :func:`plstm_graph.ops.plstm`. Default ``"auto"``.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``. Default ``"auto"``.
         **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`;
@@ -74,10 +94,12 @@ class PLSTMConv(MessagePassing):
 
     Shapes:
         - **input:** x [N, in_channels], edge_index [2, M], edge_attr [M, edge_dim] (its rows
-          follow the columns of edge_index; DAG edge e reads row ``line_graph.edge_id[e]``)
+          follow the columns of edge_index; edge e reads row ``line_graph.edge_id[e]``, so both
+          columns of an undirected edge are read in a two-way graph, each by its own direction),
+          batch [N]
         - **output:** [N, out_channels]; with ``return_gates=True`` also
           :class:`~plstm_graph.nn.gates.Gates`: source and mark [E, H], transition [L, H],
-          direct [N, H], and the line graph that their rows follow
+          direct [N, H], and the (two-way, reversed, pruned) line graph that their rows follow
 
     Raises:
         ValueError: on bad options, and on input of the wrong shape, dtype or device, edge
@@ -94,13 +116,15 @@ class PLSTMConv(MessagePassing):
         edge_dim: int | None = None,
         normalization: str = "source",
         transition_node: str = "junction",
-        orientation: str = "auto",
-        reverse: bool = False,
+        direction: str = "auto",
+        direction_offset: bool = False,
+        orientation: str | Tensor = "canonical",
         bias: bool = True,
         qk_norm: bool = False,
         head_norm: bool = True,
+        log_norm: bool = True,
         scale: float = 1.0,
-        init: str = "graph",
+        init: str = "open",
         form: str = "auto",
         backend: str = "auto",
         **kwargs: Any,
@@ -111,6 +135,7 @@ class PLSTMConv(MessagePassing):
             normalization=normalization,
             transition_node=transition_node,
             init=init,
+            direction=direction,
             aggr=aggr,
             in_channels=in_channels,
             out_channels=out_channels,
@@ -125,8 +150,8 @@ class PLSTMConv(MessagePassing):
         self.edge_dim = edge_dim
         self.normalization = normalization
         self.transition_node = transition_node
+        self.direction = direction
         self.orientation = orientation
-        self.reverse = reverse
         self.scale = scale
         self.qk_norm = qk_norm
         self.form = form
@@ -135,19 +160,46 @@ class PLSTMConv(MessagePassing):
             in_channels, out_channels, heads, edge_dim, transition_node, bias, init
         )
         self.norm = HeadRMSNorm(heads, out_channels // heads) if head_norm else None
-        self.lin_out = Linear(out_channels, out_channels, bias=bias)
+        self.log_norm = log_norm and head_norm
+        width = out_channels + heads if self.log_norm else out_channels
+        self.lin_out = Linear(width, out_channels, bias=bias)
+        # Added to the edge parts of the gates, in their order: see Projection.lin_edge.
+        offset = torch.nn.Parameter(torch.empty(4 * heads)) if direction_offset else None
+        self.register_parameter("direction_offset", offset)
         # A subclass that defines these anew wants to see the messages.
         steps = "message", "aggregate", "update"
         self._custom = any(getattr(type(self), s) is not getattr(PLSTMConv, s) for s in steps)
         self.reset_parameters()
 
+    @classmethod
+    def paper(
+        cls, in_channels: int, out_channels: int, heads: int = 1, **kwargs: Any
+    ) -> "PLSTMConv":
+        """The layer of the published graph program.
+
+        One way, along the order of node indices; Transitions of P-mode normalised over the line
+        edges that enter an edge, reading the node where e_in starts; heads normalised without the
+        logarithm of their size; plain initialisation. ``kwargs`` as in the constructor.
+        """
+        published = {
+            "normalization": "target",
+            "transition_node": "start",
+            "direction": "forward",
+            "orientation": "index",
+            "log_norm": False,
+            "init": "graph",
+        }
+        return cls(in_channels, out_channels, heads, **{**published, **kwargs})
+
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as ``init`` says."""
+        """Resets all learnable parameters, as ``init`` says."""
         super().reset_parameters()
         self.projection.reset_parameters()
         if self.norm is not None:
             self.norm.reset_parameters()
         self.lin_out.reset_parameters()
+        if self.direction_offset is not None:
+            torch.nn.init.zeros_(self.direction_offset)
 
     @property
     def decomposed_layers(self) -> int:
@@ -167,8 +219,8 @@ class PLSTMConv(MessagePassing):
         x: Tensor,
         edge_index: Adj | None,
         edge_attr: OptTensor = None,
-        line_graph: LineGraph | None = None,
         batch: OptTensor = None,
+        line_graph: LineGraph | None = None,
         return_gates: bool = False,
     ) -> Tensor | tuple[Tensor, Gates]:
         """Run the layer.
@@ -176,11 +228,12 @@ class PLSTMConv(MessagePassing):
         Args:
             x: [N, in_channels] node features.
             edge_index: [2, M] tensor, ``EdgeIndex`` or (transposed) sparse tensor. With a
-                ``line_graph`` it may be ``None``: the edges of the DAG.
-            edge_attr: [M, edge_dim] edge features. Default ``None``.
-            line_graph: of this graph. Building it takes longer than the layer, so layers and
-                epochs should share one. Default: built here.
+                ``line_graph`` it may be ``None``.
+            edge_attr: [M, edge_dim] edge features; without ``edge_index`` too, its rows follow the
+                columns that the line graph was made of. Default ``None``.
             batch: [N] graph of each node, which only orientation looks at. Default ``None``.
+            line_graph: of this graph, one-way (or already two-way). Building it takes longer than
+                the layer, so layers and epochs should share one. Default: built here.
             return_gates: also return the gates. Default ``False``.
         """
         proj, H = self.projection, self.heads
@@ -197,14 +250,15 @@ class PLSTMConv(MessagePassing):
             use_values=self.edge_dim is not None,
             reverse_flow=reverse_flow,
         )
-        columns = edge_index.size(1)
+        columns = num_columns(line_graph) if edge_index is None else edge_index.size(1)
         edge_attr = check_edge_attr(edge_attr, proj.edge_dim, columns, x, dtype)
         if proj.lazy:
             proj.materialize(x, edge_attr)
-        if self.reverse != reverse_flow:
-            line_graph = line_graph.reverse()
+        line_graph = directed(line_graph, self.direction)
         if self.mode == "D":
             line_graph = line_graph.multitree()
+        if reverse_flow:
+            line_graph = line_graph.reverse()
         # PyG turns the edges of the other flow round itself.
         dag = line_graph.reverse() if reverse_flow else line_graph
         size = (x.size(0), x.size(0))
@@ -212,6 +266,10 @@ class PLSTMConv(MessagePassing):
         query, key, value, direct, at_source, at_target, edge = proj(
             x, edge_attr, line_graph.edge_id
         )
+        if self.direction_offset is not None:
+            against = (1 - line_graph.direction).to(query.dtype).unsqueeze(-1)
+            offset = against * self.direction_offset.to(query.dtype)
+            edge = offset if edge is None else edge + offset
         direct = direct.sigmoid()
         query, key, value = (part.unflatten(-1, (H, -1)) for part in (query, key, value))
         if self.qk_norm:
@@ -253,9 +311,11 @@ class PLSTMConv(MessagePassing):
                 form=self.form,
                 backend=self.backend,
             )
+        size_of = log_rms(out) if self.log_norm else None
         if self.norm is not None:
             out = self.norm(out)
-        out = self.lin_out(out.flatten(1))
+        out = out.flatten(1)
+        out = self.lin_out(out if size_of is None else torch.cat([out, size_of], -1))
         if return_gates:
             return out, Gates(source, transition, mark, direct, line_graph)
         return out

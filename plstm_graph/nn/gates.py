@@ -64,7 +64,8 @@ def edge_logits(
     Args:
         at_source: [E, 2H] (or 3H) node parts gathered at the source of each edge.
         at_target: [E, H] (or 2H) node parts gathered at its target.
-        edge: [E, 4H] edge parts (Source, Mark, Transition in, Transition out) or ``None``.
+        edge: [E, 4H] edge parts (Source, Mark, Transition in, Transition out) or ``None``: of
+            edge features, and of the direction of an edge in a two-way graph.
         transition_node: ``"junction"``, ``"start"`` or ``"all"``.
 
     Returns:

@@ -53,27 +53,32 @@ class SinusoidalDegree(torch.nn.Module):
         return torch.cat(parts, -1)[:, : self.channels]
 
 
-def layer_directions(directions: str, modes: str, num_layers: int) -> list[bool]:
-    """Whether each layer is reversed, see :class:`PLSTM`."""
+#: Letters of a pattern of directions.
+LETTERS = {"a": "auto", "t": "two_way", "f": "forward", "r": "reverse"}
+
+
+def layer_directions(directions: str, modes: str, num_layers: int) -> list[str]:
+    """The direction of each layer, see :class:`PLSTM`."""
     if directions == "alternate":
-        return [(i // len(modes)) % 2 == 1 for i in range(num_layers)]
-    pattern = {"forward": "f", "reverse": "r"}.get(directions, directions)
-    if not pattern or set(pattern) - {"f", "r"}:
+        pattern = "f" * len(modes) + "r" * len(modes)
+    else:
+        letters = {name: letter for letter, name in LETTERS.items()}
+        pattern = letters.get(directions, directions)
+    if not pattern or set(pattern) - set(LETTERS):
         raise ValueError(
-            f"expected directions to be 'alternate', 'forward', 'reverse' or a pattern of 'f' and "
-            f"'r' such as 'fr', got {directions!r}"
+            f"expected directions to be 'alternate', one of {', '.join(LETTERS.values())}, or a "
+            f"pattern of the letters {', '.join(LETTERS)} such as 'tf', got {directions!r}"
         )
-    return [pattern[i % len(pattern)] == "r" for i in range(num_layers)]
+    return [LETTERS[pattern[i % len(pattern)]] for i in range(num_layers)]
 
 
 class PLSTM(torch.nn.Module):
     r"""A stack of :class:`PLSTMBlock` on one DAG, with encoders, readout and head.
 
-    The model of the `"pLSTM: parallelizable Linear Source Transition Mark networks"
-    <https://arxiv.org/abs/2506.11997>`_ paper: layers alternate between P-mode and D-mode and
-    between the DAG and its reverse, so that each node hears of all its ancestors and
-    descendants. The published sizes, 96 channels and 2 P + 2 D layers, are below 300,000
-    parameters.
+    The architecture of the `"pLSTM: parallelizable Linear Source Transition Mark networks"
+    <https://arxiv.org/abs/2506.11997>`_ paper, whose layers alternate between P-mode and D-mode, on
+    two-way line graphs: on an undirected graph every layer joins all nodes of a component.
+    :meth:`paper` gives the published model.
 
     Args:
         in_channels: width of x, -1 for lazy.
@@ -85,9 +90,11 @@ class PLSTM(torch.nn.Module):
         readout: ``None`` for node outputs; ``"mean"``, ``"sum"``, ``"max"``, any other
             aggregation of PyG by name or object for graph outputs. Default ``None``.
         modes: the mode of each layer, a pattern that is repeated. Default ``"PD"``.
-        directions: ``"alternate"`` runs a whole pattern of modes forward, the next one reversed
-            (P forward, D forward, P reversed, D reversed, ...); ``"forward"``; ``"reverse"``; or
-            a pattern of ``"f"`` and ``"r"`` that is repeated. Default ``"alternate"``.
+        directions: the direction of all layers, see :class:`PLSTMConv`: ``"auto"``,
+            ``"two_way"``, ``"forward"`` or ``"reverse"``; a pattern of their first letters that is
+            repeated, such as ``"tf"``; or ``"alternate"``, a whole pattern of modes forward and the
+            next one reversed (P forward, D forward, P reversed, D reversed, ...).
+            Default ``"auto"``.
         node_encoder: module from x to [N, hidden_channels], e.g. OGB's ``AtomEncoder``; then
             ``in_channels`` is not used. Default: a linear map.
         edge_encoder: module from edge_attr to [M, hidden_channels], e.g. OGB's ``BondEncoder``;
@@ -103,7 +110,9 @@ class PLSTM(torch.nn.Module):
         post_norm: see :class:`PLSTMBlock`. Default ``None``.
         act: activation. Default ``"gelu"``.
         head_layers: linear maps of the head; all but the last one keep the width. Default 2.
-        orientation: of the DAG when no ``line_graph`` is given. Default ``"auto"``.
+        orientation: of the DAG when no ``line_graph`` is given, see
+            :meth:`plstm_graph.LineGraph.from_edge_index`; ``"canonical"`` reads x and edge_attr as
+            they are given to the model. Default ``"canonical"``.
         **kwargs: of :class:`PLSTMConv`, for all layers.
 
     Shapes:
@@ -125,7 +134,7 @@ class PLSTM(torch.nn.Module):
         edge_dim: int | None = None,
         readout: str | Aggregation | None = None,
         modes: str = "PD",
-        directions: str = "alternate",
+        directions: str = "auto",
         node_encoder: torch.nn.Module | None = None,
         edge_encoder: torch.nn.Module | None = None,
         degree_encoding: str | None = None,
@@ -137,7 +146,7 @@ class PLSTM(torch.nn.Module):
         post_norm: str | None = None,
         act: str = "gelu",
         head_layers: int = 2,
-        orientation: str | Tensor = "auto",
+        orientation: str | Tensor = "canonical",
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -169,10 +178,10 @@ class PLSTM(torch.nn.Module):
                 post_norm=post_norm,
                 act=act,
                 mode=modes[i % len(modes)],
-                reverse=reverse,
+                direction=direction,
                 **kwargs,
             )
-            for i, reverse in enumerate(layer_directions(directions, modes, num_layers))
+            for i, direction in enumerate(layer_directions(directions, modes, num_layers))
         )
         self.norm = Norm(norm, C)
         self.readout = None if readout is None else aggregation_resolver(readout)
@@ -181,8 +190,35 @@ class PLSTM(torch.nn.Module):
             head += [torch.nn.Linear(C, C), activation_resolver(act), torch.nn.Dropout(dropout)]
         self.head = torch.nn.Sequential(*head, torch.nn.Linear(C, out_channels))
 
+    @classmethod
+    def paper(
+        cls,
+        in_channels: int,
+        hidden_channels: int = 96,
+        num_layers: int = 4,
+        out_channels: int = 1,
+        **kwargs: Any,
+    ) -> "PLSTM":
+        """The published model: 96 channels, P and D layers forward, then reversed, the sinusoidal
+        encoding of degrees; layers as :meth:`PLSTMConv.paper`.
+
+        ``kwargs`` as in the constructor.
+        """
+        published = {
+            "modes": "PD",
+            "directions": "alternate",
+            "degree_encoding": "undirected",
+            "normalization": "target",
+            "transition_node": "start",
+            "orientation": "index",
+            "log_norm": False,
+            "init": "graph",
+        }
+        options = {**published, **kwargs}
+        return cls(in_channels, hidden_channels, num_layers, out_channels, **options)
+
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Resets all learnable parameters of the module."""
         for module in (
             self.node_encoder,
             self.edge_encoder,
@@ -234,7 +270,7 @@ class PLSTM(torch.nn.Module):
         if self.degree is not None:
             x = x + self.degree(line_graph).to(x.dtype)
         for block in self.blocks:
-            x = block(x, edge_index, edge_attr, line_graph=line_graph, batch=batch)
+            x = block(x, edge_index, edge_attr, batch, line_graph)
         x = self.norm(x, batch)
         if self.readout is not None:
             if batch is None:

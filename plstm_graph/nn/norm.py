@@ -38,6 +38,22 @@ class HeadRMSNorm(torch.nn.Module):
         return f"{type(self).__name__}({heads}, {channels}, eps={self.eps})"
 
 
+def log_rms(x: Tensor) -> Tensor:
+    r"""The size of each head's output, which :class:`HeadRMSNorm` takes away.
+
+    .. math::
+        0.3 \cdot \tfrac12 \log(\mathrm{mean}(x_h^2) + 10^{-12})
+
+    A state that is passed on d times with a transition T has shrunk by :math:`T^d`: the logarithm
+    is linear in the distance. Computed in float32 or float64, finite at zero.
+
+    Shapes:
+        - **input:** [N, H, V], **output:** [N, H] in the dtype of the input
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (0.15 * wide.square().mean(-1).add(1e-12).log()).to(x.dtype)
+
+
 def unit_length(x: Tensor) -> Tensor:
     r""":math:`x / \max(\|x\|, 10^{-12})` over the last axis, any shape.
 

@@ -15,6 +15,8 @@ from torch_geometric.nn.dense.linear import Linear
 #: Where the Transition of a line edge (u -> v) -> (v -> w) reads node features.
 TRANSITION_NODES = ("junction", "start", "all")  # v; u (as published); u, v and w
 
+#: Smallest and largest bias of the Transition over the heads, for ``init="open"``.
+OPEN_BIAS = (0.5, 3.0)
 #: Biases of ``init="grid"``: an almost lossless memory that is written and read little.
 GRID_BIAS = {"source": -4.0, "mark": -4.0, "direct": -6.0, "transition": 5.0}
 
@@ -57,7 +59,7 @@ class Projection(torch.nn.Module):
         edge_dim: width of the edge features, -1 for lazy, ``None`` for none.
         transition_node: one of ``TRANSITION_NODES``.
         bias: of all maps.
-        init: ``"graph"`` or ``"grid"``, see :class:`plstm_graph.nn.PLSTMConv`.
+        init: ``"open"``, ``"graph"`` or ``"grid"``, see :class:`plstm_graph.nn.PLSTMConv`.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Projection(torch.nn.Module):
         super().__init__()
         self.transition_node = transition_node
         self.init = init
+        self.heads = heads
         # Two runs of columns are gathered by edges: what they read at their source, and at
         # their target. The junction is the source of e_out, the start the source of e_in.
         at_source, at_target = ["source", "transition"], ["mark"]
@@ -133,6 +136,8 @@ class Projection(torch.nn.Module):
                     lin.bias[rows].uniform_(-bound, bound)
                 elif lin.bias is not None:
                     lin.bias[rows].fill_(bias)
+                if self.init == "open" and name == "transition" and lin.bias is not None:
+                    lin.bias[rows].copy_(torch.linspace(*OPEN_BIAS, self.heads))
 
     def forward(
         self, x: Tensor, edge_attr: Tensor | None, edge_id: Tensor | None
@@ -142,7 +147,7 @@ class Projection(torch.nn.Module):
         Args:
             x: [N, in_channels].
             edge_attr: [M, edge_dim] or ``None``.
-            edge_id: [E] the rows of ``edge_attr`` that the DAG kept; ``None`` for all, in order.
+            edge_id: [E] the row of ``edge_attr`` that each edge reads; ``None`` for all, in order.
 
         Returns:
             query, key, value [N, channels], direct [N, H]; what edges read at their source
@@ -152,6 +157,9 @@ class Projection(torch.nn.Module):
         node = self.lin_node(x).split(self.split, -1)
         if self.lin_edge is None:
             return (*node, None)
-        if edge_id is not None:
-            edge_attr = edge_attr.index_select(0, edge_id)
-        return (*node, self.lin_edge(edge_attr))
+        if edge_id is None:
+            return (*node, self.lin_edge(edge_attr))
+        # Whatever has fewer rows is multiplied; a two-way graph reads every row, H columns wide.
+        if edge_id.numel() < edge_attr.size(0):
+            return (*node, self.lin_edge(edge_attr.index_select(0, edge_id)))
+        return (*node, self.lin_edge(edge_attr).index_select(0, edge_id))

@@ -1,9 +1,8 @@
 """Weights of the published graph layer, into and out of a :class:`~plstm_graph.nn.PLSTMConv`.
 
 The published layer has one linear map per gate, which acts on a concatenation of features; here
-its columns live in two maps, one of nodes and one of edges. It reads the Transition's node at
-the start of e_in and normalises over e_in: ``PLSTMConv(..., transition_node="start",
-normalization="target")`` computes the same.
+its columns live in two maps, one of nodes and one of edges. :meth:`PLSTMConv.paper` builds the layer
+that computes the same.
 """
 
 from collections.abc import Mapping
@@ -37,6 +36,16 @@ def _maps(conv: PLSTMConv) -> dict[str, Any]:
         raise ValueError(
             "expected transition_node='start' (or 'junction'), got 'all', which the published "
             "layer does not have"
+        )
+    options = {
+        "log_norm=False": not conv.log_norm,
+        "head_norm=True": conv.norm is not None,
+        "direction_offset=False": conv.direction_offset is None,
+    }
+    if wrong := [option for option, given in options.items() if not given]:
+        raise ValueError(
+            f"expected a layer with {', '.join(wrong)}, as the published one; build it with "
+            f"PLSTMConv.paper"
         )
     maps = {"node": conv.projection.lin_node}
     if conv.projection.lin_edge is not None:
@@ -75,8 +84,7 @@ def load_published_weights(conv: PLSTMConv, weights: Mapping[str, Any]) -> PLSTM
     """Copy the weights of a published graph layer into ``conv``.
 
     Args:
-        conv: a layer of the same sizes; to compute the same as the published one it needs
-            ``transition_node="start"`` and ``normalization="target"``.
+        conv: a layer of the same sizes, as :meth:`PLSTMConv.paper` builds it.
         weights: by name, tensors or arrays: ``w_{query,key,value_,source,transition,mark,
             direct,out}.{weight,bias}`` and ``w_mhnorm.scale``.
 
@@ -84,7 +92,8 @@ def load_published_weights(conv: PLSTMConv, weights: Mapping[str, Any]) -> PLSTM
         ``conv``.
 
     Raises:
-        ValueError: if names are missing or unknown, or a shape does not fit.
+        ValueError: if the layer has parts that the published one has not, names are missing or
+            unknown, or a shape does not fit.
     """
     expected = export_published_weights(conv)
     if set(weights) != set(expected):

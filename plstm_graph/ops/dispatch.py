@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.segments import segments
@@ -63,17 +64,25 @@ def _plan_auto(
 
 def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:
     """Compute now what ``form="auto"`` needs of a line graph, its reverse, its multitree and that
-    one's reverse. It is otherwise computed at first use, which ``torch.compile`` cannot trace.
+    one's reverse, and of the same four of its two-way graph where the input was undirected. It is
+    otherwise computed at first use, which ``torch.compile`` cannot trace.
 
     Args:
-        line_graph: the line graph.
+        line_graph: the line graph. For layers with ``direction="two_way"`` on directed graphs
+            prepare ``line_graph.two_way()``.
         heads: H; key_size: K; value_size: V of the layers that will use it.
 
     Returns:
         The line graph.
     """
-    for graph in (line_graph, line_graph.multitree()):
+    num_columns(line_graph)
+    graphs = [line_graph, line_graph.multitree()]
+    if not line_graph.is_multitree:
+        two_way = line_graph.two_way_where_undirected()
+        graphs += [two_way, two_way.multitree()]
+    for graph in graphs:
         for directed in (graph, graph.reverse()):
+            directed.direction  # noqa: B018, made at first use
             for form, sub in _plan_auto(directed, heads, key_size, value_size):
                 whole = directed if sub is None else sub.line_graph
                 tables_of(whole, _inner_form(form, whole, heads, key_size, value_size), heads)

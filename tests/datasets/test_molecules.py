@@ -1,13 +1,13 @@
-"""The embedded NCI molecules and users' CSV files."""
+"""The embedded NCI molecules, users' CSV files, and the targets of a data set."""
 
 import pytest
 import torch
 from rdkit import Chem
-from rdkit.Chem import Crippen
+from torch_geometric.data import Data
 
 import datasets
-from datasets import InputError
-from datasets.molecules import load_csv, penalised_logp
+from datasets import GraphDataset, InputError, descriptors
+from datasets.molecules import load_csv
 
 
 @pytest.fixture(scope="module")
@@ -29,44 +29,71 @@ def test_nci_graphs(nci):
         assert graph.x.shape == (mol.GetNumAtoms(), 9)
         assert graph.edge_index.shape == (2, 2 * mol.GetNumBonds())
         assert graph.edge_attr.shape == (2 * mol.GetNumBonds(), 3)
-        assert graph.y.shape == (1,) and graph.y.dtype == torch.float32
-        assert graph.y.item() == pytest.approx(penalised_logp(mol), abs=1e-5)
+        assert graph.y.shape == (1, 7) and graph.y.dtype == torch.float32
+        assert graph.y[0].tolist() == pytest.approx(descriptors.describe(mol), rel=1e-5)
     canonical = {Chem.MolToSmiles(Chem.MolFromSmiles(g.smiles)) for g in nci.graphs}
     assert len(canonical) == len(nci.graphs)  # no molecule twice
 
 
+def test_nci_targets(nci):
+    assert nci.target_names == list(descriptors.DESCRIPTORS) and nci.num_targets == 7
+    assert nci.target_names[0] == "penalised_logp"
+    y = torch.cat([graph.y for graph in nci.graphs])
+    assert y.isfinite().all()
+    assert (y.std(0) > 0.1).all()
+    # No target is another one in disguise, and none is dominated by a few molecules.
+    assert (torch.corrcoef(y.T) - torch.eye(7)).abs().max() < 0.9
+    assert ((y - y.mean(0)) / y.std(0)).abs().max() < 20
+
+
 def test_nci_from_cache_is_the_same(nci, data_root):
     again = datasets.load("nci", root=data_root)
-    assert again.notes == nci.notes
+    assert again.notes == nci.notes and again.target_names == nci.target_names
     assert all(torch.equal(again.split[part], nci.split[part]) for part in nci.split)
     assert torch.equal(again.targets("test"), nci.targets("test"))
 
 
-# Crippen's contributions (Wildman & Crippen 1999, table 1), summed by hand:
-# methane  C1 0.1441 + 4 H1 0.1230; water O2 -0.2893 + 2 H2 -0.2677;
-# benzene  6 (C18 0.1581 + H1 0.1230).
+def dataset(task, shape, names=()):
+    graphs = [Data(x=torch.zeros(1, 1), y=torch.zeros(shape)) for _ in range(3)]
+    split = dict(zip(("train", "valid", "test"), torch.arange(3).split(1)))
+    return GraphDataset("made up", task, graphs, split, target_names=list(names))
+
+
 @pytest.mark.parametrize(
-    "smiles, logp, large_rings",
-    [("C", 0.6361, 0), ("O", -0.8247, 0), ("c1ccccc1", 1.6866, 0), ("C1CCCCCC1", 2.7307, 1)],
+    "task, shape, names, kept",
+    [
+        ("regression", (1,), (), ["made up"]),
+        ("regression", (1,), ["logS"], ["logS"]),
+        ("regression", (1, 2), (), ["target_1", "target_2"]),
+        ("regression", (1, 2), ["a", "b"], ["a", "b"]),
+        ("binary", (1,), (), ["made up"]),
+        ("multilabel", (1, 3), (), ["target_1", "target_2", "target_3"]),
+    ],
 )
-def test_penalised_logp(smiles, logp, large_rings):
-    from datasets.molecules import _sa_scorer
-
-    mol = Chem.MolFromSmiles(smiles)
-    assert Crippen.MolLogP(mol) == pytest.approx(logp, abs=1e-4)
-    sa = _sa_scorer().calculateScore(mol)
-    assert penalised_logp(mol) == pytest.approx(logp - sa - large_rings, abs=1e-4)
+def test_target_names(task, shape, names, kept):
+    data = dataset(task, shape, names)
+    assert data.target_names == kept and data.num_targets == len(kept)
 
 
-def test_penalised_logp_counts_each_large_ring():
-    # Two rings of seven atoms that share a bond, against the same with rings of six.
-    mol = Chem.MolFromSmiles("C1CCCC2CCCCCC2C1")
-    sizes = sorted(len(ring) for ring in Chem.GetSSSR(mol))
-    assert sizes == [7, 7]
-    from datasets.molecules import _sa_scorer
-
-    rest = Crippen.MolLogP(mol) - _sa_scorer().calculateScore(mol)
-    assert penalised_logp(mol) == pytest.approx(rest - 2)
+@pytest.mark.parametrize(
+    "task, shape, names, message",
+    [
+        ("regression", (1, 2), ["a"], r"expected 2 target_names for made up, got \['a'\]; name"),
+        ("regression", (1, 1), (), r"shaped \[1\] or \[1, T\].*'regression', got \[1, 1\]; resh"),
+        ("regression", (2,), (), r"got \[2\]"),
+        ("regression", (), (), r"got \[\]"),
+        (
+            "binary",
+            (1, 2),
+            (),
+            r"shaped \[1\] for task 'binary', got \[1, 2\]; reshape y, or choose",
+        ),
+        ("multilabel", (1,), (), r"shaped \[1, T\], T > 1 for task 'multilabel', got \[1\]"),
+    ],
+)
+def test_targets_that_do_not_fit(task, shape, names, message):
+    with pytest.raises(InputError, match=message):
+        dataset(task, shape, names)
 
 
 def write(path, rows, header="name,smiles,value"):
@@ -82,6 +109,7 @@ GOOD = [f"m{i},{'C' * (i + 1)}O,{i * 0.5}" for i in range(12)] + [
 def test_csv(tmp_path):
     data = load_csv(write(tmp_path / "mine.csv", GOOD), "smiles", "value")
     assert (data.name, data.task, len(data.graphs), data.notes) == ("mine", "regression", 20, [])
+    assert data.target_names == ["value"]
     assert [g.y.item() for g in data.graphs[:3]] == [0.0, 0.5, 1.0]
     assert sorted(torch.cat(list(data.split.values())).tolist()) == list(range(20))
 

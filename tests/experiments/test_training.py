@@ -15,6 +15,7 @@ from experiments.averaging import WeightAverage, update_norms
 from experiments.baselines import EDGELESS
 from experiments.fitting import Protocol, make_module
 from experiments.loading import Views, collate_of, eval_batches, training_data
+from experiments.metrics import epoch_metrics
 from experiments.models import (
     NAMES,
     GraphNet,
@@ -25,7 +26,7 @@ from experiments.models import (
     to_dict,
 )
 from experiments.reporting import final_metrics
-from experiments.training import GraphModule, chosen_epoch, epoch_metrics
+from experiments.training import GraphModule, chosen_epoch
 from plstm_graph.dag.molecule import from_smiles
 from plstm_graph.dag.orient import DRAWN
 from plstm_graph.data import LINE_KEYS

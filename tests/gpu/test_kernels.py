@@ -11,7 +11,8 @@ from plstm_graph.ops import dag_scan, plstm, prepare
 from plstm_graph.ops.triton import autotune
 from plstm_graph.ops.triton.dag_scan import goes_by_level
 from plstm_graph.ops.triton.dense_tables import dense_fits
-from plstm_graph.ops.triton.fused_tables import walk_kind, walk_tables
+from plstm_graph.ops.triton.fused import _walkable
+from plstm_graph.ops.triton.fused_tables import walk_kind
 from tests.ops.triton.helpers import assert_same, payload
 from tests.zoo import disjoint, grid, inputs, molecule, path, random_dag
 
@@ -26,6 +27,8 @@ GRAPHS = {
     "grids": lambda: disjoint([grid(14, 14)] * 8, batch=True),
     "deep": lambda: path(3000),
     "wide": lambda: random_dag(2000, 20000, 0),
+    "two-way molecules": lambda: disjoint([molecule(s) for s in SMILES] * 40, batch=True).two_way(),
+    "two-way grid": lambda: grid(12, 12).two_way().multitree(),
     "mixed": lambda: disjoint([path(300), grid(9, 9), molecule(SMILES[0])], batch=True),
 }
 
@@ -100,12 +103,12 @@ def test_layer_equals_torch(line_graph, form, dtype, rtol):
 @pytest.mark.parametrize("recompute", [True, False])
 def test_walk_equals_torch(line_graph, k, v, recompute):
     """Tiles of all sizes, states kept or formed again."""
-    from plstm_graph.ops.triton.fused import fused_plstm_op
+    from plstm_graph.ops.triton.fused import walk_plstm
 
     args = arguments(line_graph, 1, k, v, dtype=torch.float32)
     args[4] = bounded(args[4].detach(), line_graph).requires_grad_()
     wide = exact(args)
-    got = fused_plstm_op(*args, 0.5, recompute, walk_tables(line_graph))[0]
+    got = walk_plstm(*args, line_graph, scale=0.5, recompute=recompute)
     want = plstm(*wide, line_graph, scale=0.5, backend="torch")
     assert_same(got, want, args, TOLERANCE[torch.float32], wide)
 
@@ -131,7 +134,7 @@ def test_all_kernels_are_among_the_cases():
     graphs = [make() for make in GRAPHS.values()]
     assert {goes_by_level(graph) for graph in graphs} == {True, False}
     assert {dense_fits(graph) for graph in graphs} == {True, False}
-    assert {walk_kind(graph) for graph in graphs} == {"segments", "levels"}
+    assert {walk_kind(_walkable(graph)) for graph in graphs} == {"segments", "levels"}
 
 
 def test_bits_repeat(line_graph):

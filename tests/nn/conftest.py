@@ -31,6 +31,14 @@ def line_graph_of(num_nodes: int, edge_index: torch.Tensor, **kwargs) -> LineGra
     return LineGraph(num_nodes, edge_index, line_index, **kwargs)
 
 
+def output(conv: PLSTMConv, h: torch.Tensor) -> torch.Tensor:
+    """What a layer makes of the outputs of its heads, [N, H, V]."""
+    parts = [(h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() * conv.norm.scale).flatten(1)]
+    if conv.log_norm:
+        parts.append(0.3 * (h.square().mean(-1) + 1e-12).sqrt().log())
+    return torch.cat(parts, -1) @ conv.lin_out.weight.t() + conv.lin_out.bias
+
+
 @pytest.fixture(params=list(EDGES))
 def graph(request) -> LineGraph:
     """Each graph of the zoo."""

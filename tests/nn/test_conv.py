@@ -14,7 +14,7 @@ from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTMConv
 from plstm_graph.ops.naive import naive_plstm
 from plstm_graph.transforms import ToLineGraph
-from tests.nn.conftest import EDGES, edges_of, features, line_graph_of
+from tests.nn.conftest import EDGES, edges_of, features, line_graph_of, output
 
 
 def by_definition(conv, x, graph, gates):
@@ -24,13 +24,12 @@ def by_definition(conv, x, graph, gates):
     )
     source, transition, mark, direct, _ = gates
     h = naive_plstm(q, k, v, source, transition, mark, direct, graph, scale=conv.scale)
-    norm = h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() * conv.norm.scale
-    return norm.flatten(1) @ conv.lin_out.weight.t() + conv.lin_out.bias
+    return output(conv, h)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_is_the_definition(conv, graph, scale):
-    conv.scale = scale
+    conv.scale, conv.orientation = scale, "index"  # by which the given line graph is pruned
     x, edge_attr = features(graph)
     out, gates = conv(x, graph.edge_index, edge_attr, line_graph=graph, return_gates=True)
     assert out.shape == (graph.num_nodes, 6)
@@ -82,15 +81,14 @@ def test_batch_equals_its_parts(conv):
     edge_index, batch = torch.cat(edges, 1), torch.tensor(batch)
     union = line_graph_of(offset, edge_index, node_batch=batch)
     x, edge_attr = (torch.cat(values) for values in zip(*data))
-    expected = torch.cat(
-        [
-            conv(*(x, part.edge_index, edge_attr), line_graph=part)
+    for given in (True, False):
+        expected = [
+            conv(x, part.edge_index, edge_attr, line_graph=part if given else None)
             for part, (x, edge_attr) in zip(parts, data)
         ]
-    )
-    for line_graph in (union, None):
+        line_graph = union if given else None
         out = conv(x, edge_index, edge_attr, line_graph=line_graph, batch=batch)
-        torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(out, torch.cat(expected), rtol=1e-6, atol=1e-8)
 
 
 def test_permuting_nodes(conv, dag):
@@ -107,7 +105,7 @@ def test_permuting_nodes(conv, dag):
 
 def test_permuting_edges(conv, dag):
     x, edge_attr = features(dag)
-    out = conv(x, dag.edge_index, edge_attr, line_graph=dag)
+    out = conv(x, dag.edge_index, edge_attr)
     edges = torch.randperm(dag.num_edges)
     permuted = conv(x, dag.edge_index[:, edges], edge_attr[edges])
     torch.testing.assert_close(permuted, out, rtol=1e-10, atol=1e-10)
@@ -118,7 +116,7 @@ def test_only_direct_is_left_without_edges(conv):
     out, gates = conv(x, torch.empty(2, 0, dtype=torch.long), x.new_empty(0, 3), return_gates=True)
     q, k, v = (p.view(4, 2, 3) for p in conv.projection.lin_node(x)[:, :18].split(6, -1))
     h = gates.direct[..., None] * (q * k).sum(-1, keepdim=True) * v
-    torch.testing.assert_close(out, conv.lin_out(conv.norm(h).flatten(1)))
+    torch.testing.assert_close(out, output(conv, h))
 
 
 def test_directions(conv, dag):
@@ -132,9 +130,10 @@ def test_directions(conv, dag):
 
     forward, backward = run(), run(line_graph=dag.reverse())
     assert not torch.allclose(forward, backward)
-    torch.testing.assert_close(run(reverse=True), backward)
+    torch.testing.assert_close(run(direction="forward"), forward)
+    torch.testing.assert_close(run(direction="reverse"), backward)
     torch.testing.assert_close(run(flow="target_to_source"), backward)
-    torch.testing.assert_close(run(flow="target_to_source", reverse=True), forward)
+    torch.testing.assert_close(run(flow="target_to_source", direction="reverse"), forward)
     if conv.mode == "P":  # pruning breaks ties by node
         turned = dag.edge_index.flip(0)
         torch.testing.assert_close(run(None, turned, flow="target_to_source"), forward)
@@ -173,6 +172,20 @@ def test_ways_to_give_the_graph(conv, dag):
     if WITH_TORCH_SPARSE:
         adj = SparseTensor(row=edge_index[1], col=edge_index[0], value=edge_attr)
         torch.testing.assert_close(conv(x, adj), out)
+
+
+@pytest.mark.parametrize("direction", ["auto", "forward", "reverse"])
+def test_a_line_graph_alone_reads_the_columns_of_its_input(conv, dag, direction):
+    conv.direction = direction
+    x, _ = features(dag)
+    both = torch.cat([dag.edge_index, dag.edge_index.flip(0)], 1)
+    edge_attr = torch.randn(16, 3, dtype=torch.double)
+    for edge_index, attr in ((dag.edge_index, edge_attr[:8]), (both, edge_attr)):
+        graph = LineGraph.from_edge_index(edge_index, 7)
+        out = conv(x, edge_index, attr, line_graph=graph)
+        graphs = [graph, graph.two_way()] if direction == "auto" and attr is edge_attr else [graph]
+        for line_graph in graphs:
+            torch.testing.assert_close(conv(x, None, attr, line_graph=line_graph), out)
 
 
 def test_lazy(dag):
@@ -292,7 +305,9 @@ def test_compiles_as_one_graph(dag, options):
         torch.testing.assert_close(got, want)
 
 
-def test_line_graph_from_a_loader(conv):
+@pytest.mark.parametrize("orientation", ["index", "canonical"])
+def test_line_graph_from_a_loader(conv, orientation):
+    conv.orientation = orientation
     data_list = []
     for name in EDGES:
         num_nodes, edge_index = edges_of(name)
@@ -300,7 +315,7 @@ def test_line_graph_from_a_loader(conv):
         x = torch.randn(num_nodes, 5, dtype=torch.double)
         edge_attr = torch.randn(edge_index.size(1), 3, dtype=torch.double)
         data_list.append(Data(x=x, edge_index=edge_index, edge_attr=edge_attr))
-    transform = ToLineGraph(orientation="index")
+    transform = ToLineGraph(orientation)
     loader = DataLoader([transform(data) for data in data_list], batch_size=len(data_list))
     (batch,) = loader
     args = batch.x, batch.edge_index, batch.edge_attr

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTMConv
 from tests.nn.conftest import features
 
@@ -15,7 +16,8 @@ from tests.nn.conftest import features
         ({"mode": "Q"}, r"mode to be one of 'P', 'D', got 'Q'"),
         ({"normalization": "both"}, r"normalization to be one of"),
         ({"transition_node": "end"}, r"transition_node to be one of"),
-        ({"init": "zeros"}, r"init to be one of"),
+        ({"init": "zeros"}, r"init to be one of 'open', 'graph', 'grid', got 'zeros'"),
+        ({"direction": "back"}, r"direction to be one of 'auto', .*'reverse', got 'back'"),
         ({"aggr": "mean"}, r"aggr to be one of"),
         ({"edge_dim": 0}, r"edge_dim > 0"),
         ({"in_channels": 0}, r"in_channels > 0"),
@@ -67,6 +69,51 @@ def test_decomposition_cannot_be_set_later(conv):
 def test_bad_input(conv, dag, change, message):
     x, edge_attr = features(dag)
     args = {"x": x, "edge_index": dag.edge_index, "edge_attr": edge_attr, "line_graph": dag}
+    conv(**args)
+    with pytest.raises(ValueError, match=message):
+        conv(**change(args))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_one_way_layers_refuse_two_way_graphs(conv, dag, direction):
+    conv.direction = direction
+    x, edge_attr = features(dag)
+    with pytest.raises(ValueError, match=f"one-way line_graph with direction={direction!r}"):
+        conv(x, dag.edge_index, edge_attr, line_graph=dag.two_way())
+
+
+def test_two_way_layers_refuse_multitrees(conv, dag):
+    conv.direction = "two_way"
+    x, edge_attr = features(dag)
+    with pytest.raises(ValueError, match=r"line_graph.two_way\(\).multitree\(\)"):
+        conv(x, dag.edge_index, edge_attr, line_graph=dag.multitree())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a | {"edge_attr": a["edge_attr"][:8]}, r"16 rows .*, got 8; index it as"),
+        (lambda a: a | {"edge_attr": a["edge_attr"][:8], "edge_index": None}, r"16 rows .*got 8"),
+        (
+            lambda a: {**a, "edge_index": a["edge_index"][:, :9], "edge_attr": a["edge_attr"][:9]},
+            r"line_graph.opposite_id below 9 \(columns of edge_index\), got 15",
+        ),
+        (
+            lambda a: a | {"edge_index": a["edge_index"][:, [*range(8), *range(9, 16), 8]]},
+            r"edges edge_index\[:, opposite_id\], got 8 of 8 others",
+        ),
+    ],
+)
+def test_bad_input_of_an_undirected_graph(conv, dag, change, message):
+    x, edge_attr = features(dag)
+    args = {
+        "x": x,
+        "edge_index": torch.cat([dag.edge_index, dag.edge_index.flip(0)], 1),
+        "edge_attr": torch.cat([edge_attr, edge_attr]),
+    }
+    # Along the order of the DAG: the first eight columns are the edges.
+    rank = torch.tensor([0, 4, 1, 2, 5, 3, 6])
+    args["line_graph"] = LineGraph.from_edge_index(args["edge_index"], 7, rank)
     conv(**args)
     with pytest.raises(ValueError, match=message):
         conv(**change(args))

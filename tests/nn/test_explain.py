@@ -1,5 +1,7 @@
 """Explanation: the mask of an edge scales its state, once."""
 
+import itertools
+
 import pytest
 import torch
 from torch_geometric.explain import Explainer, GNNExplainer
@@ -8,19 +10,23 @@ from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTM, PLSTMConv
 from plstm_graph.ops import dag_scan
-from tests.nn.conftest import edges_of, line_graph_of
+from tests.nn.conftest import edges_of, output
 
 
-@pytest.fixture(params=["P", "D"])
+@pytest.fixture(
+    params=list(itertools.product("PD", ["forward", "two_way"])), ids=lambda param: "-".join(param)
+)
 def case(request):
     """A layer on a symmetric graph: columns 0 to 7 are not in the DAG, 8 to 15 are."""
-    dag = line_graph_of(*edges_of("shuffled"))
-    edge_index = torch.cat([dag.edge_index.flip(0), dag.edge_index], 1)
-    graph = LineGraph(7, dag.edge_index, dag.line_index, edge_id=torch.arange(8) + 8)
-    conv = PLSTMConv(5, 6, 2, mode=request.param, edge_dim=3).double()
+    mode, direction = request.param
+    _, edges = edges_of("shuffled")
+    edge_index = torch.cat([edges.flip(0), edges], 1)
+    graph = LineGraph.from_edge_index(edge_index, 7, torch.tensor([0, 4, 1, 2, 5, 3, 6]))
+    assert torch.equal(graph.edge_id, torch.arange(8) + 8)
+    conv = PLSTMConv(5, 6, 2, mode=mode, direction=direction, edge_dim=3).double()
     args = {
         "x": torch.randn(7, 5, dtype=torch.double),
-        "edge_attr": torch.randn(8, 3, dtype=torch.double).repeat(2, 1),
+        "edge_attr": torch.randn(16, 3, dtype=torch.double),
         "edge_index": edge_index,
         "line_graph": graph,
     }
@@ -42,7 +48,7 @@ def scaled_states(conv, args, mask):
     mask = mask[graph.edge_id]
     src, dst = graph.edge_index
     h = gates.direct[..., None] * (q * k).sum(-1, keepdim=True) * v
-    state = torch.zeros(8, 2, 3, 3, dtype=x.dtype)
+    state = torch.zeros(graph.num_edges, 2, 3, 3, dtype=x.dtype)
     for e in torch.argsort(graph.level).tolist():
         state[e] = gates.source[e][:, None, None] * k[src[e]][:, :, None] * v[src[e]][:, None, :]
         for l in (graph.line_index[1] == e).nonzero().view(-1).tolist():
@@ -50,7 +56,7 @@ def scaled_states(conv, args, mask):
         state[e] *= mask[e]
         read = torch.einsum("hk,hkv->hv", q[dst[e]], state[e])
         h[dst[e]] = h[dst[e]] + gates.mark[e][:, None] * read
-    return conv.lin_out(conv.norm(h).flatten(1))
+    return output(conv, h)
 
 
 def test_mask_of_ones_changes_nothing(case):
@@ -65,7 +71,8 @@ def test_mask_of_ones_changes_nothing(case):
 def test_mask_of_zeros_leaves_direct(case):
     conv, args = case
     empty = torch.empty(2, 0, dtype=torch.long)
-    alone = conv(args["x"], empty, args["edge_attr"][:0], LineGraph(7, empty, empty))
+    graph = LineGraph(7, empty, empty)
+    alone = conv(args["x"], empty, args["edge_attr"][:0], line_graph=graph)
     torch.testing.assert_close(masked(conv, args, torch.zeros(16).double()), alone)
 
 
@@ -79,16 +86,20 @@ def test_mask_scales_each_state_once(case):
             mask[column] = 0
             out = masked(conv, args, mask)
             torch.testing.assert_close(out, scaled_states(conv, args, mask))
-            assert torch.allclose(out, conv(**args)) == (column < 8)
+            read = conv.direction == "two_way" or column >= 8
+            assert torch.allclose(out, conv(**args)) != read
 
 
 def test_mask_with_reversed_flow(case):
     conv, args = case
     mask = torch.rand(16).double()
-    conv.reverse = True
+    one_way = conv.direction == "forward"
+    conv.direction = "reverse" if one_way else "two_way"
     out = masked(conv, args, mask)
-    conv.reverse, conv.flow = False, "target_to_source"
-    torch.testing.assert_close(masked(conv, args, mask), out)
+    conv.direction, conv.flow = "forward" if one_way else "two_way", "target_to_source"
+    if one_way or conv.mode == "P":  # a two-way graph has the same line edges both ways
+        torch.testing.assert_close(masked(conv, args, mask), out)
+    torch.testing.assert_close(masked(conv, args, mask), scaled_states(conv, args, mask))
 
 
 def test_mask_of_wrong_size(case):
@@ -99,9 +110,10 @@ def test_mask_of_wrong_size(case):
 
 @pytest.mark.parametrize("local", [None, "gin"])
 def test_gnn_explainer(case, local):
-    _, args = case
+    conv, args = case
     args = {name: v.float() if name in ("x", "edge_attr") else v for name, v in args.items()}
-    model = PLSTM(5, 8, 2, 3, edge_dim=3, readout="mean", heads=2, local=local)
+    options = {"directions": conv.direction, "heads": 2, "local": local}
+    model = PLSTM(5, 8, 2, 3, edge_dim=3, readout="mean", **options)
     explainer = Explainer(
         model,
         GNNExplainer(epochs=3),
@@ -118,9 +130,10 @@ def test_gnn_explainer(case, local):
     before = model(x, edge_index, **args)
     explanation = explainer(x, edge_index, **args)
     assert explanation.edge_mask.shape == (16,) and explanation.node_mask.shape == (7, 5)
-    # Only the columns that the DAG keeps can matter to the pLSTM; the local branch reads all.
+    # Only the columns that the DAG keeps matter to a one-way pLSTM; the local branch reads all.
     assert (explanation.edge_mask[8:] > 0).all()
-    assert (explanation.edge_mask[:8] > 0).any() == (local is not None)
+    read = local is not None or conv.direction == "two_way"
+    assert (explanation.edge_mask[:8] > 0).any() == read
     torch.testing.assert_close(model(x, edge_index, **args), before)
 
 

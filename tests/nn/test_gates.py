@@ -58,12 +58,16 @@ def concatenated(conv, x, edge_attr, graph):
 @pytest.mark.parametrize("edge_dim", [None, 3], ids=["nodes", "edges"])
 @pytest.mark.parametrize("transition_node", ["junction", "start", "all"])
 @pytest.mark.parametrize("mode, normalization", [("P", "source"), ("P", "target"), ("D", "source")])
-def test_gates_are_maps_of_concatenations(graph, mode, normalization, transition_node, edge_dim):
+@pytest.mark.parametrize("direction", ["forward", "two_way"])
+def test_gates_are_maps_of_concatenations(
+    graph, direction, mode, normalization, transition_node, edge_dim
+):
     conv = PLSTMConv(
         5,
         6,
         H,
         mode=mode,
+        direction=direction,
         normalization=normalization,
         edge_dim=edge_dim,
         transition_node=transition_node,
@@ -71,7 +75,8 @@ def test_gates_are_maps_of_concatenations(graph, mode, normalization, transition
     x = torch.randn(graph.num_nodes, 5, dtype=torch.double)
     edge_attr = edge_dim and torch.randn(graph.num_edges, edge_dim, dtype=torch.double)
     _, gates = conv(x, graph.edge_index, edge_attr, line_graph=graph, return_gates=True)
-    kept = graph.multitree() if mode == "D" else graph
+    kept = graph.two_way() if direction == "two_way" else graph
+    kept = kept.multitree() if mode == "D" else kept
     assert torch.equal(gates.line_graph.line_index, kept.line_index)
     expected = concatenated(conv, x, edge_attr, kept)
     for name, got, want in zip(gates._fields, gates, expected):
@@ -94,11 +99,12 @@ def test_normalized_sums_stay_below_one(dag, row, scatter, monkeypatch):
     assert torch.autograd.gradcheck(lambda t: normalize_transition(t, group, dag.num_edges), (t,))
 
 
+@pytest.mark.parametrize("init", ["open", "graph"])
 @pytest.mark.parametrize("lazy", [False, True])
-def test_initialisation_bounds(dag, lazy):
-    """Each map starts as the Linear it is a part of."""
+def test_initialisation_bounds(dag, lazy, init):
+    """Each map starts as the Linear it is a part of; only the Transition's bias may be open."""
     node, edge = 40, 60
-    conv = PLSTMConv(-1 if lazy else node, 64, 32, edge_dim=-1 if lazy else edge)
+    conv = PLSTMConv(-1 if lazy else node, 64, 32, edge_dim=-1 if lazy else edge, init=init)
     conv(torch.randn(7, node), dag.edge_index, torch.randn(8, edge), line_graph=dag)
     lins = conv.projection.lin_node, conv.projection.lin_edge
     fans = {
@@ -113,7 +119,9 @@ def test_initialisation_bounds(dag, lazy):
         for name, rows in lin.rows.items():
             bound = 1 / math.sqrt(fans.get(name, node + 2 * edge))
             assert 0.97 * bound < lin.weight[rows].abs().max() <= bound, name
-            if lin.bias is not None:
+            if init == "open" and name == "transition" and lin.bias is not None:
+                assert torch.equal(lin.bias[rows], torch.linspace(0.5, 3, 32))
+            elif lin.bias is not None:
                 assert 0.7 * bound < lin.bias[rows].abs().max() <= bound, name
 
 

@@ -36,7 +36,8 @@ def check(model, *args, shape, **kwargs):
     "options",
     [
         {},
-        {"mode": "D", "reverse": True},
+        {"mode": "D", "direction": "reverse"},
+        {"direction": "two_way", "direction_offset": True},
         {"local": "gin"},
         {"local": lambda channels, edge_dim: GCNConv(channels, channels)},
         {
@@ -118,6 +119,8 @@ def test_model(options, readout):
 @pytest.mark.parametrize("options", [{}, {"degree_encoding": "dag", "local": "gin"}], ids=str)
 @pytest.mark.parametrize("readout", [None, "mean", "sum", "max"])
 def test_batch_equals_its_parts(readout, options):
+    # By the index, as the line graphs of the parts are pruned.
+    options = {"orientation": "index", **options}
     model = PLSTM(5, 8, 4, 2, heads=2, edge_dim=3, readout=readout, **options).double()
     x, edge_index, edge_attr, batch = union_of_all()
     x, edge_attr = x.double(), edge_attr.double()
@@ -149,11 +152,12 @@ def test_encoders_and_lazy_widths():
 
 
 def test_layers_alternate():
-    model = PLSTM(5, 8, 6, 1, heads=2)
-    assert [block.conv.mode for block in model.blocks] == ["P", "D"] * 3
-    assert [block.conv.reverse for block in model.blocks] == [False] * 2 + [True] * 2 + [False] * 2
+    f, r = ["forward"], ["reverse"]
+    for model in (PLSTM(5, 8, 6, 1, directions="alternate"), PLSTM.paper(5, 96, 6)):
+        assert [block.conv.mode for block in model.blocks] == ["P", "D"] * 3
+        assert [block.conv.direction for block in model.blocks] == f * 2 + r * 2 + f * 2
     model = PLSTM(5, 8, 3, 1, heads=2, modes="P", directions="fr")
-    assert [block.conv.reverse for block in model.blocks] == [False, True, False]
+    assert [block.conv.direction for block in model.blocks] == f + r + f
     assert str(model) == "PLSTM(5, 8, 1, num_layers=3, modes='P')"
 
 
@@ -167,7 +171,9 @@ def test_reaches_all_descendants_in_one_layer():
 
 
 def test_published_size():
-    model = PLSTM(37, 96, 4, 2, edge_dim=4, readout="mean", degree_encoding="undirected")
+    model = PLSTM.paper(37, out_channels=2, edge_dim=4, readout="mean")
+    assert len(model.blocks) == 4 and model.degree.kind == "undirected"
+    assert all(block.conv.in_channels == 96 for block in model.blocks)
     assert sum(p.numel() for p in model.parameters()) < 300_000
 
 
@@ -189,7 +195,8 @@ def test_sinusoidal_degree(channels):
     [
         ({"modes": "PX"}, "modes as a pattern of 'P' and 'D', got 'PX'"),
         ({"modes": ""}, "modes as a pattern"),
-        ({"directions": "up"}, "directions to be"),
+        ({"directions": "up"}, "directions to be 'alternate', .*letters a, t, f, r.* got 'up'"),
+        ({"directions": ""}, "directions to be"),
         ({"degree_encoding": "in"}, "degree_encoding to be one of"),
         ({"local": "gat"}, "local to be 'gin'"),
         ({"local": GCNConv(8, 8)}, "one module for several layers"),

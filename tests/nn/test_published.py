@@ -15,15 +15,7 @@ GOLDEN = Path(os.environ.get("PLSTM_GOLDEN_DIR", ROOT.parent / "shared" / "golde
 
 
 def layer(mode: str, **kwargs) -> PLSTMConv:
-    options = {
-        "heads": 4,
-        "mode": mode,
-        "edge_dim": 8,
-        "normalization": "target",
-        "transition_node": "start",
-        **kwargs,
-    }
-    return PLSTMConv(16, 16, **options).double()
+    return PLSTMConv.paper(16, 16, 4, **{"mode": mode, "edge_dim": 8, **kwargs}).double()
 
 
 @pytest.mark.parametrize("watched", [False, True], ids=["fused", "messages"])
@@ -73,3 +65,17 @@ def test_bad_weights():
         load_published_weights(PLSTMConv(-1, 16), weights)
     with pytest.raises(ValueError, match="transition_node"):
         load_published_weights(PLSTMConv(16, 16, transition_node="all"), weights)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"log_norm": True}, "log_norm=False"),
+        ({"head_norm": False}, "head_norm=True"),
+        ({"direction_offset": True}, "direction_offset=False"),
+    ],
+    ids=str,
+)
+def test_layers_that_are_not_the_published_one(options, message):
+    with pytest.raises(ValueError, match=f"{message}.*PLSTMConv.paper"):
+        export_published_weights(layer("P", **options))

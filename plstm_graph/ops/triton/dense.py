@@ -33,7 +33,6 @@ from plstm_graph.ops.triton.fused_common import (
     operands,
     padded_grad,
 )
-from plstm_graph.ops.triton.fused_tables import walk_tables
 
 #: Largest K and V, and the columns of their tiles.
 CHANNELS = 32
@@ -58,10 +57,11 @@ def terms(block: int, hip: bool) -> int:
 
 
 def tables_of(line_graph: LineGraph) -> list[Tensor]:
-    """The dense tables, the walks and the index tensors of ``line_graph``, cached on it."""
+    """The dense tables and the index tensors of ``line_graph``, cached on it."""
     key = ("tables", "fused_dense")
     if key not in line_graph._cache:
-        line_graph._cache[key] = [*dense_tables(line_graph), *walk_tables(line_graph)]
+        indices = [line_graph.edge_index, line_graph.line_index]
+        line_graph._cache[key] = [*dense_tables(line_graph), *indices]
     return line_graph._cache[key]
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from plstm_graph.dag.expand import expand_states
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.unroll import unroll
 from plstm_graph.ops.triton import dense
 from plstm_graph.ops.triton.autotune import Config, Key, pick
 from plstm_graph.ops.triton.common import accumulator, launch_options, on_device, power_of_2
@@ -59,7 +60,16 @@ def tables_of(line_graph: LineGraph) -> list[Tensor]:
         line_graph._cache["dense_fits"] = dense_fits(line_graph)
         if line_graph._cache["dense_fits"]:
             dense.tables_of(line_graph)
-    return walk_tables(line_graph)
+    return walk_tables(_walkable(line_graph))
+
+
+def _walkable(line_graph: LineGraph) -> LineGraph:
+    """The graph, or its copies where its nodes have no topological order (cached)."""
+    copies = unroll(line_graph)
+    if copies is None:
+        return line_graph
+    copies.line_graph._cache.setdefault("node_levels", copies.level)
+    return copies.line_graph
 
 
 @torch.library.custom_op("plstm_graph::fused_plstm", mutates_args=())
@@ -232,11 +242,39 @@ def fused_plstm(
     if source.dim() == 3:
         line_graph = expand_states(line_graph, source.size(2))
         source, transition, mark = _unfold_states(source, transition, mark)
-    tables = tables_of(line_graph)
+    tables_of(line_graph)  # all of them, where torch.compile does not trace
     inputs = (query, key, value, source, transition, mark, direct)
-    on_chip = max(key.size(2), value.size(2)) <= dense.CHANNELS
-    on_chip &= accumulator(*inputs) == torch.float32
+    wide = accumulator(*inputs)
+    on_chip = max(key.size(2), value.size(2)) <= dense.CHANNELS and wide == torch.float32
     if on_chip and line_graph._cache["dense_fits"]:
         return dense.dense_plstm_op(*inputs, scale, dense.tables_of(line_graph))
-    walk_configs(key.size(2), value.size(2), accumulator(*inputs))  # raises where K is too large
-    return fused_plstm_op(*inputs, scale, recompute, tables)[0]
+    walk_configs(key.size(2), value.size(2), wide)  # raises where K is too large
+    return walk_plstm(*inputs, line_graph, scale=scale, recompute=recompute)
+
+
+def walk_plstm(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    line_graph: LineGraph,
+    *,
+    scale: float = 1.0,
+    recompute: bool = True,
+) -> Tensor:
+    """The layer by the fused walk, on any acyclic line graph; see :func:`fused_plstm`."""
+    inputs = (query, key, value, source, transition, mark, direct)
+    tables = walk_tables(_walkable(line_graph))
+    copies = unroll(line_graph)
+    if copies is None:
+        return fused_plstm_op(*inputs, scale, recompute, tables)[0]
+    # Each copy of a node adds its part; the first one has the node's own term.
+    wide = accumulator(*inputs)
+    rows = (x.to(wide).index_select(0, copies.node) for x in (query, key, value))
+    own = direct.index_select(0, copies.node) * copies.first.unsqueeze(-1)
+    parts = fused_plstm_op(*rows, source, transition, mark, own, scale, recompute, tables)[0]
+    out = parts.new_zeros(value.shape).index_add(0, copies.node, parts)
+    return out.to(value.dtype)

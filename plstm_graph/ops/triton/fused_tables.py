@@ -75,7 +75,8 @@ def node_levels(line_graph: LineGraph) -> np.ndarray:
     """[N] length of the longest path that ends at each node."""
     if "node_levels" not in line_graph._cache:
         edge_index = line_graph.edge_index.cpu().numpy()
-        line_graph._cache["node_levels"] = longest_path_levels(edge_index, line_graph.num_nodes)
+        level = longest_path_levels(edge_index, line_graph.num_nodes)
+        line_graph._cache["node_levels"] = level
     return line_graph._cache["node_levels"]
 
 

@@ -20,7 +20,7 @@ SMALL = [name for name in ZOO if not name.startswith("everything")]
 
 
 def walk(args, line_graph, scale=1.0, recompute=True):
-    return fused.fused_plstm_op(*args, scale, recompute, fused_tables.walk_tables(line_graph))[0]
+    return fused.walk_plstm(*args, line_graph, scale=scale, recompute=recompute)
 
 
 def dense_form(args, line_graph, scale=1.0):
@@ -96,12 +96,28 @@ def test_more_line_edges_than_are_stored_together(device):
     assert_same(walk(args, line_graph), want, args, 1e-10)
 
 
-@pytest.mark.parametrize("name", ["grid", "random_dense", "pruned", "no_edges", "empty"])
+def test_any_acyclic_line_graph(device):
+    """A graph with a cycle of nodes that no method made: 0 -> 1 -> 2 -> 0 -> 3, cut at node 0."""
+    edge_index = torch.tensor([[0, 1, 2, 0, 2], [1, 2, 0, 3, 1]])
+    line_index = torch.tensor([[0, 1, 1, 4], [1, 2, 4, 2]])
+    with pytest.raises(ValueError, match="directed cycle 1 -> 2 -> 1"):
+        LineGraph(4, edge_index, torch.tensor([[1, 4], [4, 1]]))
+    line_graph = LineGraph(4, edge_index, line_index[:, :3]).to(device)
+    args = [a.detach().to(device).requires_grad_() for a in inputs(line_graph, 2, 3, 4)]
+    for form in FORMS.values():
+        want = plstm(*args, line_graph, form="naive")
+        assert_same(form(args, line_graph), want, args, 1e-10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["grid", "random_dense", "pruned", "no_edges", "empty", "two_way_random", "two_way_in_part"],
+)
 def test_level_by_level(name, device, monkeypatch):
     monkeypatch.setattr(fused_tables, "LAUNCH_COST", 0.0)
     line_graph, args = arguments(name, device, 1, 3, 4)
     if line_graph.num_edges:
-        assert fused_tables.walk_kind(line_graph) == "levels"
+        assert fused_tables.walk_kind(fused._walkable(line_graph)) == "levels"
     assert_same(walk(args, line_graph), plstm(*args, line_graph, form="naive"), args, 1e-10)
 
 

@@ -1,0 +1,128 @@
+"""One run of a long-range task, what it comes to, and the choice of its learning rate."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+from rich.console import Console
+
+from datasets import InputError
+from datasets.longrange import LongRange
+from experiments import reporting, resuming
+from experiments.dag_training import PARTS
+from experiments.fitting import Protocol
+from experiments.longrange.training import loaders, make_module
+from experiments.models import ModelConfig
+from experiments.training import chosen_epoch
+
+#: Learning rates that are tried.
+RATES = (1e-3, 2e-3, 4e-3)
+
+
+def run(
+    data: LongRange,
+    config: ModelConfig,
+    settings: dict,
+    protocol: Protocol,
+    path: Path,
+    folder: Path,
+) -> dict:
+    """One seed, from its last checkpoint in ``folder`` if there is one; its results in ``path``."""
+    settings = {**settings, "protocol": resuming.lasting(protocol)}
+    done = resuming.earlier(path, settings)
+    if done.get("finished"):
+        return done
+    L.seed_everything(protocol.seed, workers=True, verbose=False)
+    module = make_module(data, config, protocol, settings["loss"])
+    batches = loaders(data, config, protocol, settings["orientation"], settings["average"])
+    metric, mode = monitor(data)
+    return resuming.fit(
+        module,
+        *batches,
+        protocol,
+        settings,
+        partial(summary, data=data),
+        path,
+        folder,
+        monitor=metric,
+        mode=mode,
+    )
+
+
+def monitor(data: LongRange) -> tuple[str, str]:
+    """What picks the epoch: the validation score, or the training accuracy of classes."""
+    return ("train_accuracy", "max") if data.targets[0].classes else ("valid_score", "min")
+
+
+def summary(epochs: list[dict[str, float]], data: LongRange) -> dict:
+    """Values of the chosen epoch (counted from 1) by part and target, and the speed.
+
+    Each number has "log_mse" (decimal logarithm, of scaled labels), "mse" and "mae" (in units of
+    the label). Times include validation and test; CPU time, of all threads, is what a run costs
+    where other processes share the machine.
+    """
+    metric, mode = monitor(data)
+    best = chosen_epoch(epochs, metric, mode)
+    values = {}
+    for part in PARTS:
+        values[part] = {}
+        for target in data.targets:
+            if target.classes:
+                found = {"accuracy": epochs[best][f"{part}_accuracy_{target.name}"]}
+            else:
+                log = epochs[best][f"{part}_log_mse_{target.name}"]
+                mae = epochs[best][f"{part}_mae_{target.name}"]
+                found = {"log_mse": log, "mse": 10**log * target.scale**2, "mae": mae}
+            values[part][target.name] = found
+    return {
+        **values,
+        metric: epochs[best][metric],
+        "best_epoch": best + 1,
+        **{
+            f"{key}_per_epoch": round(statistics.median(epoch[key] for epoch in epochs), 3)
+            for key in ("seconds", "cpu_seconds")
+        },
+    }
+
+
+def choose_rate(
+    data: LongRange,
+    config: ModelConfig,
+    settings: dict,
+    protocol: Protocol,
+    path: Path,
+    folder: Path,
+) -> list[dict]:
+    """A short run with each of RATES, or those that are missing; the best one goes to ``path``."""
+    metric, mode = monitor(data)
+    results, scores = [], {}
+    for rate in RATES:
+        stem = f"{path.stem}_lr{rate:g}"
+        results.append(
+            run(data, config, settings, replace(protocol, lr=rate), folder / f"{stem}.json",
+                folder / stem)
+        )  # fmt: skip
+        scores[f"{rate:g}"] = results[-1][metric]
+    best = (min if mode == "min" else max)(scores, key=scores.get)
+    shared = {**settings, "protocol": {**results[0]["protocol"], "lr": None}}
+    found = {"metric": metric, "lr": float(best), "scores": scores}
+    environment = reporting.environment(protocol.seed)
+    reporting.write_json(path, {**shared, **found, **environment})
+    Console().print(f"{path.name}: {metric} {scores}, lr {best}", highlight=False)
+    return results
+
+
+def chosen_rate(settings: dict, path: Path) -> float:
+    """The learning rate that --select has found for a model."""
+    if not path.is_file():
+        raise InputError(
+            f"expected lr, or a learning rate chosen for {settings['row']} in {path}, got neither; "
+            f"run the same command with --select first, or give --lr"
+        )
+    resuming.earlier(path, {key: settings[key] for key in ("model", "orientation", "loss")})
+    return json.loads(path.read_text())["lr"]

@@ -1,0 +1,243 @@
+"""Batches of the long-range tasks, their scores, and the module that trains every model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch_geometric.data import Batch, Data
+from torch_geometric.utils import scatter
+from torchmetrics import MeanMetric
+
+from datasets.longrange import LongRange, Target
+from experiments.dag_training import PARTS, GraphBatches, loader
+from experiments.fitting import Protocol
+from experiments.loading import EVAL_FACTOR
+from experiments.longrange.models import LongRangeNet, Signature, mean_outputs
+from experiments.models import ModelConfig, to_dict
+from experiments.training import adamw
+from plstm_graph.dag.orient import DRAWN
+from plstm_graph.transforms import LineGraphCollater, to_line_graphs
+
+LOSSES = ("mse", "log_mse")
+#: Line graphs of sets with more columns of ``edge_index`` are built batch by batch, in each epoch.
+PREBUILT = 2_000_000
+#: Least squared error whose logarithm is taken.
+SMALLEST = 1e-20
+
+Collate = Callable[[list[Data], list[int]], Batch]
+
+
+def collater(model: str, orientation: str) -> Collate:
+    """How graphs and the numbers that seed their orientations become a batch.
+
+    Orientations that are drawn follow from the numbers alone, e.g. seed, epoch and batch: a
+    resumed run draws the same ones.
+    """
+    if model != "plstm":
+        return lambda graphs, numbers: Batch.from_data_list(graphs)
+
+    def collate(graphs: list[Data], numbers: list[int]) -> Batch:
+        (seed,) = np.random.SeedSequence(numbers).generate_state(1).tolist()
+        return LineGraphCollater(orientation, seed if orientation in DRAWN else None)(graphs)
+
+    return collate
+
+
+class TrainBatches(GraphBatches):
+    """Training batches, in an order of seed and epoch alone.
+
+    Args:
+        graphs: plain, or with line graphs that are not drawn.
+        batch_size: graphs of a batch.
+        seed: of the order and of the orientations.
+        collate: see :func:`collater`.
+    """
+
+    def __init__(
+        self, graphs: Sequence[Data], batch_size: int, seed: int, collate: Collate
+    ) -> None:
+        self.collate = collate
+        super().__init__(graphs, batch_size, seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.collate([self.graphs[row] for row in rows], [self.seed, self.epoch, index])
+
+
+def loaders(
+    data: LongRange, config: ModelConfig, protocol: Protocol, orientation: str, average: int
+) -> tuple[torch.utils.data.DataLoader, list[torch.utils.data.DataLoader]]:
+    """The training batches, and those of validation and test.
+
+    The latter are lists of ``average`` batches of the same graphs, each with orientations of its
+    own, which stay the same in all epochs; of one batch where orientations are not drawn.
+    """
+    collate = collater(config.name, orientation)
+    drawn = config.name == "plstm" and orientation in DRAWN
+    size, copies = EVAL_FACTOR * protocol.batch_size, average if drawn else 1
+    evaluation = []
+    for number, part in enumerate(PARTS):
+        graphs = data.parts[part]
+        batches = [
+            [collate(graphs[i : i + size], [protocol.seed, number, i, k]) for k in range(copies)]
+            for i in range(0, len(graphs), size)
+        ]
+        evaluation.append(loader(batches))
+    graphs = data.parts["train"]
+    columns = sum(graph.num_edges for graph in graphs)
+    if config.name == "plstm" and not drawn and columns <= PREBUILT:
+        graphs, collate = to_line_graphs(graphs, orientation), collater("none", "")
+    return loader(TrainBatches(graphs, protocol.batch_size, protocol.seed, collate)), evaluation
+
+
+def graph_errors(out: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    """Squared and absolute errors [B, T] of each graph for each number that is predicted; those
+    of node targets are means over the nodes of the graph."""
+    squared, absolute = [], []
+    for level in ("node", "graph"):
+        if level not in out:
+            continue
+        error = out[level] - batch[f"{level}_y"]
+        both = torch.cat([error.square(), error.abs()], 1)
+        if level == "node":
+            both = scatter(both, batch.batch, 0, batch.num_graphs, "mean")
+        for errors, found in zip((squared, absolute), both.chunk(2, 1)):
+            errors.append(found)
+    return torch.cat(squared, 1), torch.cat(absolute, 1)
+
+
+class Scores(torch.nn.Module):
+    """The scores of a part, gathered over its batches.
+
+    For each number that is predicted log_mse_TARGET, the decimal logarithm of the mean squared
+    error of scaled labels, and mae_TARGET, the mean absolute error in units of the label; and
+    their ``score``, the mean of the logarithms. For classes accuracy_TARGET alone.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        super().__init__()
+        self.targets = list(targets)
+        self.means = torch.nn.ModuleList(MeanMetric() for _ in range(2 * len(targets)))
+
+    def update(self, out: dict[str, Tensor], batch: Batch) -> None:
+        if "root" in out:
+            right = (out["root"].argmax(-1) == batch.root_y).float()
+            self.means[0].update(right)
+            return
+        for kind, errors in enumerate(graph_errors(out, batch)):
+            for mean, error in zip(self.means[kind::2], errors.unbind(1)):
+                mean.update(error)
+
+    def compute(self) -> dict[str, float]:
+        values = [float(mean.compute()) if mean.update_called else 0.0 for mean in self.means]
+        names = [target.name for target in self.targets]
+        if self.targets[0].classes:
+            return {f"accuracy_{names[0]}": values[0]}
+        logs = [math.log10(max(value, SMALLEST)) for value in values[::2]]
+        return {
+            "score": sum(logs) / len(logs),
+            **{f"log_mse_{name}": value for name, value in zip(names, logs)},
+            **{f"mae_{t.name}": t.scale * v for t, v in zip(self.targets, values[1::2])},
+        }
+
+    def reset(self) -> None:
+        for mean in self.means:
+            mean.reset()
+
+
+class LongRangeModule(L.LightningModule):
+    """A model with its loss, scores and optimizer (:func:`adamw`).
+
+    The loss is the mean over targets of the mean squared error of scaled labels, or of its decimal
+    logarithm; for classes the cross entropy. An epoch is judged by the validation score, or where
+    classes are predicted by the accuracy on the training batches, which is what is published.
+
+    Args:
+        model: fields of :class:`ModelConfig`.
+        signature: fields of :class:`Signature`.
+        targets: fields of each :class:`Target`.
+        loss: "mse" or "log_mse".
+        seed: of dropout.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        warmup_epochs: epochs of linear warm-up.
+    """
+
+    def __init__(
+        self,
+        model: dict,
+        signature: dict,
+        targets: list[dict],
+        *,
+        loss: str = "mse",
+        seed: int = 0,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+        warmup_epochs: int = 2,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = LongRangeNet(ModelConfig(**model), Signature(**signature))
+        found = [Target(**target) for target in targets]
+        self.scores = torch.nn.ModuleList(Scores(found) for _ in PARTS)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.net(batch)
+
+    def on_train_epoch_start(self) -> None:
+        self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
+        # Of the epoch alone, like the order, or a resumed run would not be the same.
+        torch.manual_seed(1000 * self.hparams.seed + self.current_epoch)
+        self._start = time.process_time()
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        out = self(batch)
+        options = {"on_step": False, "on_epoch": True, "batch_size": batch.num_graphs}
+        if "root" in out:
+            loss = F.cross_entropy(out["root"], batch.root_y)
+            right = (out["root"].argmax(-1) == batch.root_y).float().mean()
+            self.log("train_accuracy", right, **options)
+        else:
+            means = graph_errors(out, batch)[0].mean(0)
+            if self.hparams.loss == "log_mse":
+                means = means.clamp(min=SMALLEST).log10()
+            loss = means.mean()
+        self.log("loss", loss, **options)
+        return loss
+
+    def validation_step(self, batches: list[Batch], index: int, dataloader_idx: int = 0) -> None:
+        out = mean_outputs([self(batch) for batch in batches])
+        self.scores[dataloader_idx].update(out, batches[0])
+
+    def on_validation_epoch_end(self) -> None:
+        for part, scores in zip(PARTS, self.scores):
+            values = {f"{part}_{name}": value for name, value in scores.compute().items()}
+            self.log_dict(values, prog_bar=part == "valid")
+            scores.reset()
+        self.log("cpu_seconds", time.process_time() - self._start)
+
+    def configure_optimizers(self) -> dict:
+        return adamw(self)
+
+
+def make_module(
+    data: LongRange, config: ModelConfig, protocol: Protocol, loss: str
+) -> LongRangeModule:
+    """A module with the learning rate and so on of a protocol."""
+    return LongRangeModule(
+        to_dict(config), asdict(Signature.of(data)), [asdict(target) for target in data.targets],
+        loss=loss, seed=protocol.seed, lr=protocol.lr, weight_decay=protocol.weight_decay,
+        warmup_epochs=protocol.warmup_epochs,
+    )  # fmt: skip
