@@ -51,7 +51,7 @@ TREES_TRAINED = 0.8
 PATTERN = re.compile(rf"gpp|echo|transfer_({'|'.join(SHAPES)})_(\d+)|(barbell|tree)_(\d+)")
 EXPECTED = "gpp, echo, transfer_SHAPE_DISTANCE (line, ring, crossed), barbell_NODES, tree_DEPTH"
 #: Changes when what is drawn for the same name changes.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

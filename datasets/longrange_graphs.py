@@ -28,7 +28,7 @@ TYPES = {
 }
 #: Smallest and largest number of nodes.
 NODES = (25, 35)
-#: Threshold below which an edge stays, see :func:`toggle`.
+#: Probability with which an edge stays, see :func:`toggle`.
 KEEP = 0.9
 
 Rng = np.random.Generator
@@ -107,10 +107,10 @@ def both_directions(pairs: np.ndarray | list[tuple[int, int]]) -> Tensor:
 def toggle(rng: Rng, adjacency: np.ndarray) -> np.ndarray:
     """Edges removed and added at random, such that their expected number stays about the same.
 
-    An edge stays where a random number is below KEEP, and a missing one appears where it is below
-    (1 - KEEP) * edges / missing (where more than half of the edges are there, the other way
-    round). As in the published program, the number of each pair is the mean of two uniform ones,
-    so that 98 % of the edges stay and few appear.
+    An edge stays with probability KEEP, and a missing one appears with probability
+    (1 - KEEP) * edges / missing (where more than half of the edges are there, the other way round).
+    The published program draws the mean of two uniform numbers for each pair instead, so that 98 %
+    of its edges stay: its graphs are a little larger in diameter (8.9 instead of 6.8 hops).
     """
     nodes = len(adjacency)
     edges = adjacency.sum() / 2
@@ -119,7 +119,7 @@ def toggle(rng: Rng, adjacency: np.ndarray) -> np.ndarray:
         stays, appears = KEEP, (1 - KEEP) * edges / missing
     else:
         stays, appears = KEEP + (1 - KEEP) * (edges - missing) / edges, 1 - KEEP
-    draw = rng.random((nodes, nodes)) / 2
+    draw = np.triu(rng.random((nodes, nodes)), 1)
     draw = draw + draw.T
     changed = np.where(adjacency, draw < stays, draw < appears)
     np.fill_diagonal(changed, False)

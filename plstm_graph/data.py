@@ -46,6 +46,7 @@ class _LineGraphStorage(GlobalStorage):
         if key == "dag_edge_index":
             return line_graph.edge_index
         if key == "multitree_mask":
+            line_graph.multitree()
             return line_graph._cache[key]
         return getattr(line_graph, key)
 

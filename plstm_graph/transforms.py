@@ -52,7 +52,7 @@ class _Builder:
         worker = torch.utils.data.get_worker_info()
         return [self.seed, self._draws, 0 if worker is None else worker.seed]
 
-    def _build(self, data: Data, batch: Tensor | None) -> LineParts:
+    def _build(self, data: Data, batch: Tensor | None, multitree: bool = True) -> LineParts:
         edge_index, num_nodes = _edges(data)
         node_keys, edge_keys = [], []
         if self.orientation == "canonical":
@@ -62,7 +62,14 @@ class _Builder:
             edge_keys = feature_keys("edge_attr", edge_attr, edge_index.shape[1])
         batch = None if batch is None else batch.cpu().numpy()
         parts = build_line_parts(
-            edge_index, num_nodes, self.orientation, batch, self._next_seed(), node_keys, edge_keys
+            edge_index,
+            num_nodes,
+            self.orientation,
+            batch,
+            self._next_seed(),
+            node_keys,
+            edge_keys,
+            multitree=multitree,
         )
         # Canonical ranks are of that form already.
         canonical = self.orientation == "canonical"
@@ -140,7 +147,8 @@ class LineGraphCollater(_Builder):
     def __call__(self, data_list: list[Data]) -> Batch:
         exclude = [*self.exclude_keys, *STORED_KEYS, *LINE_KEYS]
         batch = Batch.from_data_list(data_list, self.follow_batch, exclude)
-        return store_in_batch(batch, self._build(batch, batch.batch))
+        # Read once: a layer that needs the multitree makes it.
+        return store_in_batch(batch, self._build(batch, batch.batch, multitree=False))
 
 
 def redraw(

@@ -229,14 +229,18 @@ def _level_colors(line_graph: LineGraph, cmap: str) -> list:
 
 
 def _bends(line_graph: LineGraph) -> np.ndarray:
-    """[E] curvature of each edge: 0, except for parallel ones, which are fanned out."""
+    """[E] curvature of each edge: 0 for a single one. Parallel edges are fanned out; in a two-way
+    graph the directions of an edge lie on its two sides."""
     src, dst = line_graph.edge_index.cpu().numpy()
-    pair = src * max(line_graph.num_nodes, 1) + dst
+    size = max(line_graph.num_nodes, 1)
+    pair = src * size + dst
     _, group, count = np.unique(pair, return_inverse=True, return_counts=True)
     order = np.argsort(group, kind="stable")
     place = np.empty(pair.size, dtype=np.int64)
     place[order] = np.arange(pair.size) - np.repeat(np.cumsum(count) - count, count)
-    return 0.25 * (2 * place - count[group] + 1)
+    # Curvature is seen along the edge, so equal ones bend the two directions apart.
+    both_ways = np.isin(pair, dst * size + src)
+    return np.where(both_ways, 0.25 * (place + 0.5), 0.25 * (2 * place - count[group] + 1))
 
 
 def _towards(start: np.ndarray, end: np.ndarray, corner: np.ndarray) -> float:

@@ -55,9 +55,14 @@ def assert_same(a: Data, b: Data) -> None:
 
 def assert_line_graph(data: Data, batch: torch.Tensor | None) -> None:
     got = LineGraph.from_data(data).validate()
-    expected = LineGraph.from_edge_index(data.edge_index, data.num_nodes, batch=batch)
-    for name in ("edge_index", "line_index", "edge_id", "level"):
+    features = {"x": data.get("x"), "edge_attr": data.get("edge_attr")}
+    expected = LineGraph.from_edge_index(data.edge_index, data.num_nodes, batch=batch, **features)
+    for name in ("edge_index", "line_index", "edge_id", "level", "node_rank"):
         assert torch.equal(getattr(got, name), getattr(expected, name)), name
+    assert (got.opposite_id is None) == (expected.opposite_id is None)
+    if expected.opposite_id is not None:
+        assert torch.equal(got.opposite_id, expected.opposite_id)
+        assert torch.equal(got.two_way().line_index, expected.two_way().line_index)
     assert torch.equal(got.multitree().line_id, expected.multitree().line_id)
     assert got.num_nodes == expected.num_nodes
 
@@ -101,11 +106,13 @@ def test_parts_read_alike_from_graphs_and_batches(graphs):
         assert torch.equal(data["level"], expected.level) and data.level.dtype == torch.int64
         assert data.multitree_mask.dtype == torch.bool
         assert torch.equal(data["multitree_mask"].nonzero().view(-1), expected.multitree().line_id)
+        assert torch.equal(data["node_rank"], expected.node_rank)
+        assert data.opposite_id is expected.opposite_id  # None in a directed graph
         for key in LINE_KEYS:
             assert key in data and hasattr(data, key)
             assert data[key] is getattr(data, key) is data.get(key)
         assert set(STORED_KEYS) == set(data.keys()) & {*STORED_KEYS, *LINE_KEYS}
-        assert "dag_columns=[3, " in repr(data) and "level" not in repr(data)
+        assert "dag_columns=[6, " in repr(data) and "level" not in repr(data)
 
 
 def test_parts_are_read_only(graphs):
@@ -117,6 +124,20 @@ def test_parts_are_read_only(graphs):
         assert_line_graph(data, data.get("batch"))
     with pytest.raises(AttributeError, match="any other key than edge_id"):
         LineGraphData(edge_id=torch.arange(3))
+
+
+def test_opposites_in_graphs_and_batches(graphs):
+    batch = Batch.from_data_list(graphs)
+    for data in (*graphs, batch):
+        if data.opposite_id is None:
+            assert data.name in ("dag", "lonely", "nothing", "braid")
+            continue
+        known = data.opposite_id >= 0
+        opposite = data.edge_index[:, data.opposite_id[known]]
+        assert torch.equal(opposite, data.dag_edge_index[:, known].flip(0))
+    directed = [name in ("dag", "braid") for name in batch.name]
+    of_edge = torch.tensor(directed)[batch.batch[batch.dag_edge_index[0]]]
+    assert torch.equal(batch.opposite_id < 0, of_edge)
 
 
 def test_no_line_graph_no_parts():

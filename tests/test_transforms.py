@@ -9,6 +9,7 @@ from torch_geometric.utils import to_undirected
 
 from plstm_graph import LineGraph
 from plstm_graph.dag.orient import DRAWN, ORIENTATIONS
+from plstm_graph.dag.packed import UNKNOWN
 from plstm_graph.data import LINE_KEYS, STORED_KEYS, LineGraphData
 from plstm_graph.transforms import LineGraphCollater, ToLineGraph, redraw, to_line_graphs
 from tests.test_data import assert_line_graph, assert_same, plain_graphs
@@ -34,10 +35,16 @@ def test_transform_is_from_edge_index(orientation):
         out = ToLineGraph(orientation)(data)
         assert isinstance(out, LineGraphData) and set(data.keys()) == keys
         assert set(out.keys()) == keys | set(STORED_KEYS)
-        expected = LineGraph.from_edge_index(data.edge_index, data.num_nodes, orientation)
+        features = {"x": data.x, "edge_attr": data.edge_attr}
+        expected = LineGraph.from_edge_index(
+            data.edge_index, data.num_nodes, orientation, **features
+        )
         got = LineGraph.from_data(out).validate()
         assert torch.equal(got.edge_id, expected.edge_id)
+        assert (got.opposite_id is None) == (expected.opposite_id is None)
+        assert got.opposite_id is None or torch.equal(got.opposite_id, expected.opposite_id)
         assert torch.equal(got.line_index, expected.line_index)
+        assert torch.equal(got.multitree().line_id, expected.multitree().line_id)
         assert torch.equal(got.level, expected.level)
         assert torch.equal(out.x, data.x) and torch.equal(out.edge_attr, data.edge_attr)
 
@@ -58,14 +65,20 @@ def test_chunks_are_the_transform(orientation, chunk_size):
 
 def test_stored_ranks_are_used():
     graphs = [big_ring(6), big_ring(5)]
+    graphs[0].num_nodes, graphs[1].num_nodes = 6, 5
     graphs[0].my_rank = torch.tensor([5, 4, 3, 2, 1, 0])
+    # Breadth first from node 0, which has the least x; without x from node 5, of the least rank.
+    for x, ranks in ((graphs[0].x, [0, 1, 3, 5, 4, 2]), (None, [2, 4, 5, 3, 1, 0])):
+        graphs[0].x = x
+        assert ToLineGraph(rank="my_rank")(graphs[0]).node_rank.tolist() == ranks
     mixed = to_line_graphs(graphs, "canonical", rank="my_rank")
-    assert bool((mixed[0].dag_edge_index[0] > mixed[0].dag_edge_index[1]).all())
+    assert mixed[0].node_rank.tolist() == ranks
     assert_same(mixed[1], ToLineGraph("canonical")(graphs[1]))
     graphs[1].my_rank = torch.tensor([0, 4, 1, 3, 2])
     transform = ToLineGraph("canonical", rank="my_rank")
     for data, got in zip(graphs, to_line_graphs(graphs, "canonical", rank="my_rank")):
         assert_same(got, transform(data))
+    graphs[0].x = torch.zeros(6, 1)
     batch = LineGraphCollater("canonical", rank="my_rank")(graphs)
     for got, data in zip(batch.to_data_list(), graphs):
         for key in LINE_KEYS:
@@ -78,8 +91,11 @@ def test_collater_is_the_transform_and_the_loader(orientation):
     got = LineGraphCollater(orientation)(graphs)
     expected = Batch.from_data_list([ToLineGraph(orientation)(data) for data in graphs])
     assert type(got) is type(expected) and set(got.keys()) == set(expected.keys())
-    for key in ("x", "edge_index", "edge_attr", "batch", "ptr", *STORED_KEYS, *LINE_KEYS):
+    for key in ("x", "edge_index", "edge_attr", "batch", "ptr", "dag_columns", *LINE_KEYS):
         assert torch.equal(got[key], expected[key]), key
+    # The multitree of a batch that is read once is made when it is asked for.
+    assert torch.equal(got.dag_lines[0], expected.dag_lines[0])
+    assert (got.dag_lines[1] == UNKNOWN).all() and not (expected.dag_lines[1] == UNKNOWN).any()
     # What the collater had at hand is what would be read from the stored tensors.
     again = LineGraph.from_data(copy.deepcopy(got))
     assert again is not LineGraph.from_data(got) is got.__dict__["_line_graph"].line_graph
@@ -87,6 +103,7 @@ def test_collater_is_the_transform_and_the_loader(orientation):
         assert torch.equal(getattr(again, key), getattr(LineGraph.from_data(got), key)), key
     assert torch.equal(again.multitree().line_id, LineGraph.from_data(got).multitree().line_id)
     for a, b in zip(got.to_data_list(), expected.to_data_list(), strict=True):
+        a.dag_lines[1] = b.dag_lines[1]
         assert_same(a, b)
     # Graphs that have a line graph get a new one.
     again = LineGraphCollater(orientation)(expected.to_data_list())
@@ -100,11 +117,36 @@ def test_transform_of_a_batch():
     assert "line_index" not in plain and len(batch.to_data_list()) == plain.num_graphs
 
 
-def test_batch_without_x_keeps_its_sizes():
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_graphs_without_x_keep_their_sizes(orientation):
     graphs = [Data(edge_index=torch.tensor([[0], [1]]), num_nodes=n) for n in (3, 2)]
-    batch = LineGraphCollater("auto")(graphs)
-    assert [g.num_nodes for g in batch.to_data_list()] == [3, 2]
-    assert batch.dag_edge_index.tolist() == [[0, 3], [1, 4]]
+    batches = [
+        LineGraphCollater(orientation)(graphs),
+        ToLineGraph(orientation)(Batch.from_data_list(graphs)),
+        Batch.from_data_list([ToLineGraph(orientation)(data) for data in graphs]),
+        Batch.from_data_list(to_line_graphs(graphs, orientation)),
+    ]
+    for batch in batches:
+        assert [g.num_nodes for g in batch.to_data_list()] == [3, 2]
+        assert batch.dag_edge_index.tolist() == [[0, 3], [1, 4]]
+        assert LineGraph.from_data(batch).validate().num_nodes == 5
+
+
+def test_features_of_some_graphs_orient_these():
+    """x of other widths and dtypes, or of some graphs alone: as each graph is oriented alone."""
+    graphs = [big_ring(size) for size in (5, 6, 7, 8)]
+    graphs[1].x = graphs[1].x.repeat(1, 2)
+    graphs[2].x = graphs[2].x.long()
+    graphs[3].x, graphs[3].num_nodes = None, 8
+    for some in (graphs, graphs[:2], graphs[::2], graphs[::3]):
+        for data, got in zip(some, to_line_graphs(some)):
+            assert_same(got, ToLineGraph()(data))
+            again = LineGraph.from_edge_index(data.edge_index, data.num_nodes, x=data.x)
+            assert torch.equal(got.edge_id, again.edge_id)
+    # The two columns of one edge, with different features: either decides, whichever comes first.
+    pair = torch.tensor([[0, 1], [1, 0]])
+    mirrored = [Data(edge_index=pair, edge_attr=attr, num_nodes=2) for attr in torch.eye(2)]
+    assert sorted(data.edge_id.tolist() for data in to_line_graphs(mirrored)) == [[0], [1]]
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -143,7 +185,7 @@ def test_workers_and_epochs_do_not_repeat(how, seed):
         if how == "transform":
             loader = PyGDataLoader(Rings(ToLineGraph("random", seed=seed)), **options)
         else:
-            collate = LineGraphCollater(seed=seed)
+            collate = LineGraphCollater("random", seed=seed)
             loader = DataLoader(Rings(), collate_fn=collate, **options)
         return [kept(g) for _ in range(2) for batch in loader for g in batch.to_data_list()]
 
@@ -191,8 +233,13 @@ def test_bad_input():
         ToLineGraph("sideways")
     with pytest.raises(ValueError, match="one of random, random_bfs, got 'canonical'"):
         redraw(big_ring(), orientation="canonical")
-    with pytest.raises(ValueError, match='orientation="canonical", rank='):
+    with pytest.raises(ValueError, match="orientation='canonical', rank="):
         ToLineGraph(torch.arange(3))
+    for x, got in ((torch.ones(3, 1), r"\[3, 1\]"), ([1, 2], "list")):
+        ring = Data(x=x, edge_index=torch.tensor([[0, 1], [1, 0]]), num_nodes=2)
+        for build in (ToLineGraph(), lambda d: to_line_graphs([d])):
+            with pytest.raises(ValueError, match=rf"x as a tensor \[2, \*\], got {got}"):
+                build(ring)
     with pytest.raises(ValueError, match="edge_index as a tensor"):
         ToLineGraph()(Data(x=torch.ones(2, 1)))
     with pytest.raises(ValueError, match=r"got torch.int32 and \[2, 1\]"):
@@ -205,6 +252,12 @@ def test_bad_input():
             build(bad)
     with pytest.raises(ValueError, match="self-loops"):
         to_line_graphs([good, Data(edge_index=torch.tensor([[1], [1]]), num_nodes=2)])
+
+
+def test_defaults():
+    assert LineGraphCollater().orientation == "random_bfs"
+    assert ToLineGraph().orientation == "canonical"
+    assert kept(redraw(big_ring(), 1)) == kept(redraw(big_ring(), 1, "random_bfs"))
 
 
 def test_repr():

@@ -67,6 +67,16 @@ def test_dots_are_in_the_middle_and_parallel_edges_apart(ax):
     assert dots[1:, 0].tolist() == [3, 3] and dots[1, 1] == -dots[2, 1] != 0
 
 
+def test_two_directions_of_an_edge_are_apart(ax):
+    g = from_edges([(0, 1), (0, 1), (1, 2)], 3).two_way()
+    draw_line_graph(g, [[0, 0], [2, 0], [4, 0]], ax)
+    x, y = np.asarray(ax.collections[0].get_offsets()).T
+    assert x.tolist() == [1, 1, 3] * 2
+    against, along = y[:3], y[3:]
+    assert np.allclose(against, -along) and (along != 0).all()
+    assert len(set(zip(x, y))) == 6
+
+
 def test_positions_in_any_form(ax):
     g = ZOO["join"]()
     pos = np.arange(8.0).reshape(4, 2)

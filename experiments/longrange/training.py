@@ -160,14 +160,15 @@ class Scores(torch.nn.Module):
 class LongRangeModule(L.LightningModule):
     """A model with its loss, scores and optimizer (:func:`adamw`).
 
-    The loss is the mean over targets of the mean squared error of scaled labels, or of its decimal
-    logarithm; for classes the cross entropy. An epoch is judged by the validation score, or where
+    Models predict standardised labels. The loss is the mean over targets of their mean squared
+    error, or of the decimal logarithm of that of scaled labels; for classes the cross entropy. An epoch is judged by the validation score, or where
     classes are predicted by the accuracy on the training batches, which is what is published.
 
     Args:
         model: fields of :class:`ModelConfig`.
         signature: fields of :class:`Signature`.
         targets: fields of each :class:`Target`.
+        standard: mean and standard deviation of the training labels of each target.
         loss: "mse" or "log_mse".
         seed: of dropout.
         lr: peak learning rate.
@@ -180,6 +181,7 @@ class LongRangeModule(L.LightningModule):
         model: dict,
         signature: dict,
         targets: list[dict],
+        standard: list[tuple[float, float]],
         *,
         loss: str = "mse",
         seed: int = 0,
@@ -191,10 +193,22 @@ class LongRangeModule(L.LightningModule):
         self.save_hyperparameters()
         self.net = LongRangeNet(ModelConfig(**model), Signature(**signature))
         found = [Target(**target) for target in targets]
+        mean, deviation = torch.tensor(standard).T
+        # Known from the hyperparameters, so no part of the weights.
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("deviation", deviation, persistent=False)
         self.scores = torch.nn.ModuleList(Scores(found) for _ in PARTS)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.net(batch)
+        """Scaled labels by level, or the logits of classes."""
+        out = self.net(batch)
+        if "root" in out:
+            return out
+        sizes = [value.size(1) for value in out.values()]
+        mean, deviation = self.mean.split(sizes), self.deviation.split(sizes)
+        return {
+            level: value * d + m for (level, value), m, d in zip(out.items(), mean, deviation)
+        }
 
     def on_train_epoch_start(self) -> None:
         self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
@@ -212,8 +226,9 @@ class LongRangeModule(L.LightningModule):
         else:
             means = graph_errors(out, batch)[0].mean(0)
             if self.hparams.loss == "log_mse":
-                means = means.clamp(min=SMALLEST).log10()
-            loss = means.mean()
+                loss = means.clamp(min=SMALLEST).log10().mean()
+            else:
+                loss = (means / self.deviation.square()).mean()
         self.log("loss", loss, **options)
         return loss
 
@@ -232,12 +247,24 @@ class LongRangeModule(L.LightningModule):
         return adamw(self)
 
 
+def standard(data: LongRange) -> list[tuple[float, float]]:
+    """Mean and standard deviation of the training labels of each target; 0 and 1 for classes."""
+    found = []
+    for level in ("node", "graph"):
+        if any(target.level == level for target in data.targets):
+            labels = torch.cat([graph[f"{level}_y"] for graph in data.parts["train"]])
+            deviation = labels.std(0, correction=0)
+            deviation = deviation.where(deviation > 0, 1.0)
+            found += list(zip(labels.mean(0).tolist(), deviation.tolist()))
+    return found or [(0.0, 1.0)] * len(data.targets)
+
+
 def make_module(
     data: LongRange, config: ModelConfig, protocol: Protocol, loss: str
 ) -> LongRangeModule:
     """A module with the learning rate and so on of a protocol."""
     return LongRangeModule(
         to_dict(config), asdict(Signature.of(data)), [asdict(target) for target in data.targets],
-        loss=loss, seed=protocol.seed, lr=protocol.lr, weight_decay=protocol.weight_decay,
+        standard(data), loss=loss, seed=protocol.seed, lr=protocol.lr, weight_decay=protocol.weight_decay,
         warmup_epochs=protocol.warmup_epochs,
     )  # fmt: skip

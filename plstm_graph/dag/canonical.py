@@ -2,7 +2,7 @@ r"""Node ranks that do not depend on how nodes are numbered.
 
 For each connected component, in this order:
 
-1. *Colours* start from the features, compared exactly (``keys``, ``union``).
+1. *Colours* start from the features, compared exactly (``keys``, ``arcs``).
 2. The *root* is a node of the centre (``centre``): of those with the least features the one of
    least colour, where colours are refined by those of the neighbours until nothing changes
    (``refine``).
@@ -10,7 +10,7 @@ For each connected component, in this order:
 4. Ties that are symmetries, which ``symmetry`` proves from the partition, are broken by any
    choice. That covers trees, and nearly all molecules.
 5. For what is left, ``search`` tries every choice and takes the smallest refined labelling.
-6. Nodes are ranked by distance from the root, then features, then colour.
+6. Nodes are ranked by distance from the root, then features, then colour (``order``).
 
 All steps run on the disjoint union of the input's components: the number of numpy calls depends on
 the largest component, not on how many there are. Hashes of 64 bits stand for colours.
@@ -23,13 +23,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from plstm_graph.dag.arcs import directed_levels, marked_arcs
 from plstm_graph.dag.centre import centre, distance, peel_leaves
-from plstm_graph.dag.keys import codes, dense, within
+from plstm_graph.dag.keys import codes, within
 from plstm_graph.dag.levels import components
-from plstm_graph.dag.refine import Graphs, Partition, mix, mix_pair
-from plstm_graph.dag.search import MAX_COPIED_NODES, is_least, search, split_by_depth
+from plstm_graph.dag.order import ordered
+from plstm_graph.dag.refine import Graphs, Partition, is_least, mix_pair
+from plstm_graph.dag.search import MAX_COPIED_NODES, search, split_by_depth
 from plstm_graph.dag.symmetry import pieces, settle
-from plstm_graph.dag.union import directed_levels, marked_arcs
 
 
 def canonical_rank(
@@ -105,7 +106,7 @@ def canonical_rank(
     level = directed_levels(edge_index, component, directed)
     graphs = Graphs(start, component, ptr, neighbour, mark, np.zeros(nodes.size, dtype=bool))
     color, depth = _labelling(graphs, value, level, max_branches)
-    position = _order(graphs, np.where(directed[component], level, depth), value, color, depth)
+    position = ordered(graphs, np.where(directed[component], level, depth), value, color, depth)
     rank[nodes] = position - start[component]
     return rank
 
@@ -115,7 +116,7 @@ def _check(edge_index: np.ndarray, num_nodes: int, max_branches: int) -> None:
         raise ValueError(f"expected max_branches of at least 1, got {max_branches}")
     if edge_index.ndim != 2 or edge_index.shape[0] != 2:
         raise ValueError(f"expected edge_index of shape [2, M], got {list(edge_index.shape)}")
-    if edge_index.size and not (0 <= edge_index.min() and edge_index.max() < num_nodes):
+    if edge_index.size and (edge_index.min() < 0 or edge_index.max() >= num_nodes):
         raise ValueError(
             f"expected edge_index with nodes in [0, {num_nodes}), got {edge_index.min()} to "
             f"{edge_index.max()}; pass the number of nodes as num_nodes"
@@ -147,6 +148,7 @@ def _labelling(
     central = centre(graphs, round_, degree)
     partition = Partition(graphs.component)
     everything = np.arange(value.size)
+    round_ = within(graphs.component, central.size, round_ + 1, int(round_.max()) + 2)
     signature = mix_pair(mix_pair(value, level), mix_pair(round_, central))
     partition.split(everything, signature)
     # The root: of the central nodes with the least value those of least colour.
@@ -179,8 +181,8 @@ def _labelling(
         depth[nodes] = distance(part, part.start[:-1] + found.root)
         if found.limited.any():
             warnings.warn(
-                f"canonical ranks of {int(found.limited.sum())} graphs may depend on how their "
-                f"nodes are numbered: more than max_branches={max_branches} choices (or "
+                f"canonical ranks of {int(found.limited.sum())} connected graphs may depend on how "
+                f"their nodes are numbered: more than max_branches={max_branches} choices (or "
                 f"{MAX_COPIED_NODES} copied nodes) would have to be tried in each of them; pass "
                 f"features that tell their nodes apart, or raise max_branches",
                 stacklevel=3,
@@ -204,48 +206,3 @@ def _choose_roots(
         other[tied[~exchanged]] = True
         is_open[component[other[candidate]]] = False
     return root, is_open
-
-
-def _order(
-    graphs: Graphs, primary: np.ndarray, value: np.ndarray, color: np.ndarray, depth: np.ndarray
-) -> np.ndarray:
-    """[n] int64 position of each node when sorted by component, primary, value and colour.
-
-    Nodes tied in all of them are in pendant trees. They follow the order of their parents; those
-    with one parent are exchanged by symmetries.
-    """
-    size = graphs.component.size
-    packed, bound = codes([np.stack([graphs.component, primary, value], axis=1)], size, "")
-    order = np.lexsort((color, packed))
-    same = np.zeros(size, dtype=bool)
-    same[1:] = (color[order][1:] == color[order][:-1]) & (packed[order][1:] == packed[order][:-1])
-    if same.any():
-        tied = np.zeros(size, dtype=bool)
-        tied[order[same]] = True
-        tied[order[:-1][same[1:]]] = True
-        order = np.lexsort((_by_parents(graphs, np.flatnonzero(tied), depth), color, packed))
-    position = np.empty(size, dtype=np.int64)
-    position[order] = np.arange(size)
-    return position
-
-
-def _by_parents(graphs: Graphs, tied: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """[n] int64 key that orders tied nodes as their closest ancestors that are not tied to it.
-
-    By doubling: after k steps a node's label orders it by its last 2^k tied ancestors, the
-    farthest first.
-    """
-    arc, tail = graphs.arcs(tied)
-    above = depth[graphs.neighbour[arc]] < depth[tied[tail]]
-    local = np.full(graphs.component.size, -1, dtype=np.int64)
-    local[tied] = np.arange(tied.size)
-    parent = np.full(tied.size, -1, dtype=np.int64)
-    parent[tail[above]] = local[graphs.neighbour[arc[above]]]
-    label = np.arange(tied.size)
-    while (parent >= 0).any():
-        before = np.where(parent >= 0, label[parent], -1) + 1
-        label, _ = dense(before * tied.size + label, (tied.size + 1) * tied.size)
-        parent = np.where(parent >= 0, parent[parent], -1)
-    key = np.zeros(graphs.component.size, dtype=np.int64)
-    key[tied] = label
-    return key

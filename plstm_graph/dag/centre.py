@@ -42,7 +42,8 @@ def centre(graphs: Graphs, round_: np.ndarray, degree: np.ndarray) -> np.ndarray
     Args:
         graphs: at least one component.
         round_: as :func:`peel_leaves` gives it. In components of more than :data:`EXACT_NODES`
-            nodes, -1 is overwritten by the round in which the node of the 2-core goes.
+            nodes, -1 is overwritten by the round in which the node of the 2-core goes. Only the
+            order of rounds inside a component is independent of the other components.
         degree: as :func:`peel_leaves` gives it; overwritten.
     """
     size = np.diff(graphs.start)
@@ -70,7 +71,7 @@ def distance(graphs: Graphs, roots: np.ndarray) -> np.ndarray:
     step = 0
     while roots.size:
         depth[roots] = step
-        reached = graphs.neighbour[graphs.arcs(roots)[0]]
+        reached = graphs.around(roots)
         roots = unique_last(reached[depth[reached] < 0], scratch)
         step += 1
     return depth
@@ -88,7 +89,7 @@ def _peel(
     scratch = np.empty_like(degree)
     while frontier.size:
         round_[frontier] = step
-        reached = graphs.neighbour[graphs.arcs(frontier)[0]]
+        reached = graphs.around(frontier)
         reached = reached[round_[reached] < 0]
         np.subtract.at(degree, reached, 1)
         fallen = degree[reached] <= limit[graphs.component[reached]]

@@ -69,7 +69,8 @@ def feature_keys(name: str, value: Tensor | None, rows: int) -> list[np.ndarray]
     if not isinstance(value, Tensor) or value.dim() < 1 or value.size(0) != rows:
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"expected {name} as a tensor [{rows}, *], got {got}")
-    value = value.detach().cpu().to_dense() if value.layout != torch.strided else value.detach().cpu()
+    value = value.detach().cpu()
+    value = value if value.layout == torch.strided else value.to_dense()
     value = value.flatten(1) if value.dim() > 2 else value
     return [(value.float() if value.dtype == torch.bfloat16 else value).numpy()]
 

@@ -24,7 +24,8 @@ def from_networkx(g: networkx.Graph, orientation: str | Tensor = "canonical") ->
 
     Returns:
         Node i is the i-th of ``g.nodes``; ``edge_id`` counts ``g.edges`` (edge e is the e-th of
-        them if all were kept, which is so but for symmetric directed graphs).
+        them if all were kept, which is so but for symmetric directed graphs). In an undirected
+        ``g`` both directions of an edge have the same number: ``opposite_id`` is ``edge_id``.
 
     Raises:
         ValueError: on a self-loop, a directed cycle, or something that is no graph.
@@ -47,10 +48,11 @@ def from_networkx(g: networkx.Graph, orientation: str | Tensor = "canonical") ->
 
 
 def to_networkx(line_graph: LineGraph) -> networkx.MultiDiGraph:
-    """The DAG as a ``networkx.MultiDiGraph`` with nodes 0 to N - 1.
+    """The edges as a ``networkx.MultiDiGraph`` with nodes 0 to N - 1: a DAG, or both directions of
+    its edges where the graph is two-way.
 
     The key of an edge is its row e in the line graph, its attribute ``edge_id`` the input column it
-    came from. ``networkx.line_graph`` of the result has the line edges that were not pruned.
+    came from. ``networkx.line_graph`` of a DAG has the line edges that were not pruned.
     """
     import networkx
 

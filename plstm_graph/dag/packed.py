@@ -8,7 +8,8 @@ there are sizes, and relative to ``edge_index``, so that nothing has to be added
 * ``dag_columns`` [6, M] int32, for each column its topological level (-1 if it is no DAG edge),
   how many line edges leave it, dst - src, how many columns further its opposite stands (0 in a
   directed graph), and the ranks of src and dst in their graph;
-* ``dag_lines`` [2, L] int32, for each line edge e_out - e_in, and whether it is in the multitree.
+* ``dag_lines`` [2, L] int32, for each line edge e_out - e_in, and whether it is in the multitree
+  (:data:`UNKNOWN` where nobody has asked yet).
 
 The DAG edges are the columns with a level, in their order. Line edges are sorted by e_in, which
 the numbers of leaving line edges therefore tell.
@@ -21,6 +22,10 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag.build import LineParts
+
+
+#: Stands for a multitree that is made when a layer asks for it.
+UNKNOWN = 2
 
 
 def pack(parts: LineParts, edge_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +45,7 @@ def pack(parts: LineParts, edge_index: np.ndarray) -> tuple[np.ndarray, np.ndarr
     columns[4:] = parts.node_rank[edge_index]
     lines = np.empty((2, e_in.size), dtype=np.int32)
     lines[0] = e_out - e_in
-    lines[1] = parts.multitree_mask
+    lines[1] = UNKNOWN if parts.multitree_mask is None else parts.multitree_mask
     return columns, lines
 
 
@@ -95,7 +100,8 @@ def unpack(
     opposite_id = torch.where(opposite == 0, -1, edge_id + opposite) if opposite.any() else None
     node_rank = torch.zeros(num_nodes, dtype=torch.int64, device=edge_id.device)
     node_rank[dag] = torch.stack(ranks).long()
-    line_index, multitree = torch.stack([e_in, e_out]), lines[1].bool()
+    line_index = torch.stack([e_in, e_out])
+    multitree = None if (lines[1] == UNKNOWN).any() else lines[1].bool()
     return LineParts(dag, line_index, edge_id, opposite_id, node_rank, level.long(), multitree)
 
 

@@ -56,6 +56,13 @@ def unique_last(value: np.ndarray, scratch: np.ndarray) -> np.ndarray:
     return value[scratch[value] == position]
 
 
+def is_least(value: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """[K] bool, entries of ``value`` (uint64) that are the least of their group."""
+    least = np.full(int(group.max(initial=0)) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(least, group, value)
+    return value == least[group]
+
+
 class Graphs(NamedTuple):
     """A disjoint union of C connected simple graphs with n nodes and m arcs, in CSR form.
 
@@ -74,6 +81,11 @@ class Graphs(NamedTuple):
         begin = self.ptr[nodes]
         count = self.ptr[nodes + 1] - begin
         return expand(begin, count), np.repeat(np.arange(nodes.size), count)
+
+    def around(self, nodes: np.ndarray) -> np.ndarray:
+        """The neighbours of the nodes, one node after the other."""
+        begin = self.ptr[nodes]
+        return self.neighbour[expand(begin, self.ptr[nodes + 1] - begin)]
 
     def nodes(self, components: np.ndarray) -> np.ndarray:
         """The nodes of the components, one component after the other."""
@@ -167,7 +179,8 @@ class Partition:
         divided = np.flatnonzero(count < size[leader])
         if not divided.size:
             return nodes[:0]
-        divided = divided[~self._stays(cell[leader[divided]], count[divided], color[leader[divided]])]
+        rest = leader[divided]
+        divided = divided[~self._stays(cell[rest], count[divided], color[rest])]
         new = self._used + np.arange(divided.size)
         self._used += divided.size
         count = count[divided]

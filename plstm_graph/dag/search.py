@@ -29,9 +29,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plstm_graph.dag.branches import Best, Branches, Orbits
 from plstm_graph.dag.centre import distance
-from plstm_graph.dag.levels import components, expand
-from plstm_graph.dag.refine import Graphs, Partition, mix
+from plstm_graph.dag.refine import Graphs, Partition, is_least, mix
 from plstm_graph.dag.symmetry import settle
 
 #: Nodes of all copies of one component: bounds the time for large graphs without features.
@@ -54,18 +54,6 @@ class Found(NamedTuple):
     limited: np.ndarray  #: [K] bool, the limit was reached
 
 
-class _Branches(NamedTuple):
-    graphs: Graphs
-    partition: Partition
-    owner: np.ndarray  # [B] component that each branch copies, ascending
-    root: np.ndarray  # [B] position of the root in the component, -1 before it is chosen
-
-    def take(self, chosen: np.ndarray) -> _Branches:
-        graphs, nodes = self.graphs.take(chosen)
-        partition = self.partition.take(graphs.component, nodes)
-        return _Branches(graphs, partition, self.owner[chosen], self.root[chosen])
-
-
 def search(
     graphs: Graphs, partition: Partition, root: np.ndarray, candidate: np.ndarray, limit: int
 ) -> Found:
@@ -80,15 +68,13 @@ def search(
         limit: children of one component at most.
     """
     budget = np.minimum(limit, np.maximum(MAX_COPIED_NODES // np.diff(graphs.start), 2))
-    best = _Best(graphs)
+    best = Best(graphs)
     limited = np.zeros(root.size, dtype=bool)
-    branches = _Branches(graphs, partition, np.arange(root.size), root)
+    branches = Branches(graphs, partition, np.arange(root.size), root)
     is_target = np.where((root < 0)[graphs.component], candidate, _target(graphs, partition))
     while branches.owner.size:
         parent, pick = _survivors(branches, is_target, budget, limited, best)
-        # A component beyond its limit has its smallest leaf in ``best`` and ends here.
-        rest = ~limited[branches.owner[parent]]
-        branches, stuck = _grow(branches, parent[rest], pick[rest])
+        branches, stuck = _grow(branches, parent, pick)
         best.write(branches, np.flatnonzero(~stuck))
         branches = branches.take(np.flatnonzero(stuck))
         is_target = _target(branches.graphs, branches.partition)
@@ -105,13 +91,6 @@ def split_by_depth(partition: Partition, depth: np.ndarray) -> np.ndarray:
     return partition.split(nodes, mix(depth[nodes]))
 
 
-def is_least(value: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """[K] bool, entries of ``value`` (uint64) that are the least of their group."""
-    least = np.full(int(group.max(initial=0)) + 1, _MAX, dtype=np.uint64)
-    np.minimum.at(least, group, value)
-    return value == least[group]
-
-
 def _target(graphs: Graphs, partition: Partition) -> np.ndarray:
     """[n] bool, the smallest cell of tied core nodes, of least colour, in each component."""
     nodes = np.flatnonzero(graphs.core & partition.tied())
@@ -123,9 +102,7 @@ def _target(graphs: Graphs, partition: Partition) -> np.ndarray:
     return result
 
 
-def _grow(
-    branches: _Branches, parent: np.ndarray, pick: np.ndarray
-) -> tuple[_Branches, np.ndarray]:
+def _grow(branches: Branches, parent: np.ndarray, pick: np.ndarray) -> tuple[Branches, np.ndarray]:
     """The children, settled, and whether each still has ties in its core."""
     position = pick - branches.graphs.start[parent]
     graphs, partition, owner, root = branches.take(parent)
@@ -137,10 +114,10 @@ def _grow(
         fresh = np.concatenate([fresh, split_by_depth(partition, depth)])
     is_stuck = np.zeros(parent.size, dtype=bool)
     is_stuck[settle(graphs, partition, fresh)] = True
-    return _Branches(graphs, partition, owner, np.where(rooted, root, position)), is_stuck
+    return Branches(graphs, partition, owner, np.where(rooted, root, position)), is_stuck
 
 
-def _complete(branches: _Branches, stuck: np.ndarray) -> _Branches:
+def _complete(branches: Branches, stuck: np.ndarray) -> Branches:
     """Breaks ties of the core one at a time, by any node of the target cell, until none is left."""
     graphs, partition = branches.graphs, branches.partition
     rest = np.flatnonzero(stuck)
@@ -153,11 +130,11 @@ def _complete(branches: _Branches, stuck: np.ndarray) -> _Branches:
 
 
 def _survivors(
-    branches: _Branches,
+    branches: Branches,
     is_target: np.ndarray,
     budget: np.ndarray,
     limited: np.ndarray,
-    best: _Best,
+    best: Best,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Branch and node of the children that stay, sorted by component.
 
@@ -169,7 +146,7 @@ def _survivors(
         best: gets all leaves.
     """
     graphs = branches.graphs
-    orbits = _Orbits(graphs, is_target)
+    orbits = Orbits(graphs, is_target)
     smallest = np.full(budget.size, _MAX, dtype=np.uint64)
     found = []
     batch = _FIRST_BATCH
@@ -184,8 +161,7 @@ def _survivors(
             break
         orbits.tried[pick] = True
         np.subtract.at(budget, owner[allowed], 1)
-        chunk = np.cumsum(np.diff(graphs.start)[graphs.component[pick]]) // _CHUNK_NODES
-        for picked in np.split(pick, np.flatnonzero(np.diff(chunk)) + 1):
+        for picked in _chunks(pick, np.diff(graphs.start)[graphs.component[pick]], owner[allowed]):
             parent = graphs.component[picked]
             children, stuck = _grow(branches, parent, picked)
             certificate = children.partition.certificate(children.graphs)
@@ -199,7 +175,7 @@ def _survivors(
             orbits.merge(leaves, parent, certificate, leaf)
             found.append((parent, picked[alive], certificate, leaf))
         batch *= 2
-    if not found:
+    if not found:  # no budget is left: the smallest leaves in ``best`` are the result
         return pick, pick
     parent, pick, certificate, leaf = map(np.concatenate, zip(*found))
     owner = branches.owner[parent]
@@ -210,84 +186,17 @@ def _survivors(
     return parent[order[first]], pick[order[first]]
 
 
+def _chunks(pick: np.ndarray, size: np.ndarray, owner: np.ndarray) -> list[np.ndarray]:
+    """Splits picks of the given sizes. The children of one component are split in the same way
+    whatever the others are, so that its ranks are those that it gets alone.
+    """
+    total = np.bincount(owner, weights=size).astype(np.int64)
+    before = np.cumsum(total) - total
+    inside = (np.cumsum(size) - size - before[owner]) // _CHUNK_NODES
+    outside = (before // _CHUNK_NODES)[owner]
+    return np.split(pick, np.flatnonzero((np.diff(inside) != 0) | (np.diff(outside) != 0)) + 1)
+
+
 def _place(group: np.ndarray) -> np.ndarray:
     """[K] position of each entry in its group; ``group`` is sorted."""
     return np.arange(group.size) - np.searchsorted(group, group)
-
-
-class _Orbits:
-    """Nodes of the target cells that known automorphisms exchange.
-
-    Each branch has a *leader*, a leaf of one of its children; automorphisms come from leaves that
-    equal it. ``order`` lists the leader's nodes by colour.
-    """
-
-    def __init__(self, graphs: Graphs, is_target: np.ndarray) -> None:
-        self.graphs, self.is_target = graphs, is_target
-        self.orbit = np.arange(is_target.size)  # the lowest node of the orbit
-        self.tried = np.zeros(is_target.size, dtype=bool)
-        count = graphs.start.size - 1
-        self.order = np.zeros(is_target.size, dtype=np.int64)
-        self.certificate = np.full(count, _MAX, dtype=np.uint64)
-        self.leaf = np.full(count, _MAX, dtype=np.uint64)
-
-    def untried(self) -> np.ndarray:
-        """One node of each orbit of which no node was tried, ascending."""
-        known = np.zeros(self.orbit.size, dtype=bool)
-        known[self.orbit[self.tried]] = True
-        return np.flatnonzero(self.is_target & ~known & (self.orbit == np.arange(known.size)))
-
-    def merge(
-        self, leaves: _Branches, parent: np.ndarray, certificate: np.ndarray, leaf: np.ndarray
-    ) -> None:
-        """Orbits become larger by the automorphisms that leaves of children of one parent give.
-
-        Args:
-            leaves: a leaf of each child.
-            parent: [A] branch of each child, ascending.
-            certificate: [A] uint64 of the children.
-            leaf: [A] uint64 certificates of the leaves.
-        """
-        component = leaves.graphs.component
-        order = np.lexsort((leaves.partition.color, component))
-        # The same nodes, as nodes of the parents.
-        order += (self.graphs.start[parent] - leaves.graphs.start[:-1])[component]
-        smaller = np.flatnonzero(certificate < self.certificate[parent])
-        smaller = smaller[np.diff(parent[smaller], prepend=-1) != 0]
-        self.order[self.graphs.nodes(parent[smaller])] = order[leaves.graphs.nodes(smaller)]
-        self.certificate[parent[smaller]] = certificate[smaller]
-        self.leaf[parent[smaller]] = leaf[smaller]
-        equal = np.flatnonzero(leaf == self.leaf[parent])
-        one = self.order[self.graphs.nodes(parent[equal])]
-        other = order[leaves.graphs.nodes(equal)]
-        moved = self.is_target[one] & (one != other)
-        pairs = self.orbit[np.stack([one[moved], other[moved]])]
-        self.orbit = components(pairs, self.orbit.size)[self.orbit]
-
-
-class _Best:
-    """For each component the colours and the root of the smallest leaf, then of the result."""
-
-    def __init__(self, graphs: Graphs) -> None:
-        count = graphs.start.size - 1
-        self.start = graphs.start
-        self.color = np.zeros(graphs.component.size, dtype=np.uint64)
-        self.root = np.full(count, -1, dtype=np.int64)
-        self.leaf = np.full(count, _MAX, dtype=np.uint64)
-
-    def write(self, branches: _Branches, chosen: np.ndarray) -> None:
-        """Takes the chosen branches, at most one of a component."""
-        owner = branches.owner[chosen]
-        begin = self.start[owner]
-        nodes = expand(begin, self.start[owner + 1] - begin)
-        self.color[nodes] = branches.partition.color[branches.graphs.nodes(chosen)]
-        self.root[owner] = branches.root[chosen]
-
-    def offer(self, leaves: _Branches, certificate: np.ndarray) -> None:
-        """Takes leaves that are smaller than what there is."""
-        order = np.lexsort((certificate, leaves.owner))
-        order = order[np.diff(leaves.owner[order], prepend=-1) != 0]
-        owner = leaves.owner[order]
-        better = (certificate[order] < self.leaf[owner]) | (self.root[owner] < 0)
-        self.leaf[owner[better]] = certificate[order[better]]
-        self.write(leaves, order[better])

@@ -24,12 +24,12 @@ of the cell, one of these holds:
   as the pieces' cycles have the same length, it descends to the pieces.
 * *K meets each of its cells once.* Then K is the quotient, as is each other piece of its cells that
   passes.
-* *The cells of K have at most two nodes.* Let {a, a'} and {b, b'} be cells, and m(x, y) be 1 if an
-  arc of a given mark runs from x to y, else 0. Equitable means m(a,b) + m(a,b') = m(a',b) + m(a',b')
-  and, with the opposite arcs, m(a,b) + m(a',b) = m(a,b') + m(a',b'). Their difference is
-  m(a,b') = m(a',b), so m(a,b) = m(a',b'): exchanging both pairs at once keeps all arcs. The same
-  holds inside a cell, where the only possible arcs are a to a' and back. So exchanging the two
-  nodes of every cell that K meets is an automorphism.
+* *The cells of K have at most two nodes.* Let {a, a'} and {b, b'} be such cells, and xy be 1 if an
+  arc of a given mark runs from x to y, else 0. Equitable means ab + a'b = ab' + a'b', and with the
+  opposite arcs ab + ab' = a'b + a'b'. The difference of the two equations is a'b = ab', so
+  ab = a'b': exchanging both pairs at once keeps all arcs. The same holds inside a cell, where only
+  arcs from a to a' and back are possible. So exchanging the two nodes of every cell that K meets
+  is an automorphism.
 
 :func:`settle` numbers the pieces of such a cell in any order, picks any one node of the cell in
 each, and refines, until the core is discrete or only other ties are left.

@@ -107,7 +107,11 @@ def two_way_multitree_mask(
     parent = np.zeros(int(original.max(initial=-1)) + 1, dtype=bool)
     parent[original[along]] = parent_edges(dag, num_nodes, rank)
     keep = parent[original[line_index[0]]]
-    many = (roots > 1)[component[edge_index[0, line_index[0]]]]
+    # Graphs of one way, in a batch with two-way ones, are pruned as they are alone.
+    general = np.ones(num_nodes, dtype=bool)
+    general[component[edge_index[0, ~along]]] = False
+    general |= roots > 1
+    many = general[component[edge_index[0, line_index[0]]]]
     if many.any():
         keep[many] = multitree_mask(edge_index, line_index[:, many], rank)
     return keep

@@ -235,6 +235,8 @@ def directed(line_graph: LineGraph, direction: str) -> LineGraph:
     ``"auto"`` and ``"two_way"`` leave a two-way graph as it is; ``"forward"`` and ``"reverse"``
     refuse it, since the one-way graph cannot be told from it.
     """
+    if torch.compiler.is_compiling():
+        _check_derived(line_graph, direction)
     if direction == "auto":
         return line_graph.two_way_where_undirected()
     if direction == "two_way":
@@ -245,3 +247,16 @@ def directed(line_graph: LineGraph, direction: str) -> LineGraph:
             f"the graph before two_way(), or use direction='two_way'"
         )
     return line_graph.reverse() if direction == "reverse" else line_graph
+
+
+def _check_derived(line_graph: LineGraph, direction: str) -> None:
+    """The two-way graph of a layer exists already: it cannot be built while compiling."""
+    key = {"auto": "two_way_where_undirected", "two_way": "two_way"}.get(direction)
+    stays_one_way = direction == "auto" and line_graph.opposite_id is None
+    if key is None or stays_one_way or line_graph.is_two_way or key in line_graph._cache:
+        return
+    raise ValueError(
+        "expected a prepared line_graph under torch.compile, got a bare one; call "
+        "plstm_graph.ops.prepare(line_graph, ...) before the compiled function, or "
+        "prepare(line_graph.two_way(), ...) for direction='two_way' on a directed graph"
+    )

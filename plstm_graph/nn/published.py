@@ -1,8 +1,8 @@
 """Weights of the published graph layer, into and out of a :class:`~plstm_graph.nn.PLSTMConv`.
 
 The published layer has one linear map per gate, which acts on a concatenation of features; here
-its columns live in two maps, one of nodes and one of edges. :meth:`PLSTMConv.paper` builds the layer
-that computes the same.
+its columns live in two maps, one of nodes and one of edges. :meth:`PLSTMConv.paper` builds the
+layer that computes the same.
 """
 
 from collections.abc import Mapping

@@ -17,19 +17,30 @@ def test_directed_keeps_order_of_nodes_and_edges():
 @pytest.mark.parametrize("kind", [nx.Graph, nx.MultiGraph])
 def test_undirected_is_oriented_in_order(kind):
     g = kind([(0, 1), (1, 2), (2, 0), (0, 1)])
-    graph = LineGraph.from_networkx(g)
+    graph = LineGraph.from_networkx(g, "index")
     ends = [tuple(sorted(edge)) for edge in g.edges()]
     number = {node: i for i, node in enumerate(g.nodes)}
     assert number == {0: 0, 1: 1, 2: 2}
     assert [tuple(edge) for edge in graph.edge_index.t().tolist()] == ends
     assert graph.edge_id.tolist() == list(range(g.number_of_edges()))
+    # An edge of g is both directions: they read the same row of edge features.
+    assert torch.equal(graph.opposite_id, graph.edge_id) and graph.undirected.all()
+    assert torch.equal(graph.two_way().edge_id, graph.edge_id.repeat(2))
     down = LineGraph.from_networkx(g, torch.tensor([2, 1, 0]))
     assert torch.equal(down.edge_index, graph.edge_index.flip(0))
+    canonical = LineGraph.from_networkx(g)
+    assert torch.equal(canonical.edge_id, graph.edge_id)
+    rank = canonical.node_rank[canonical.edge_index]
+    assert sorted(canonical.node_rank.tolist()) == [0, 1, 2] and bool((rank[0] < rank[1]).all())
 
 
 def test_symmetric_directed_is_oriented():
-    graph = LineGraph.from_networkx(nx.cycle_graph(4).to_directed())
+    g = nx.cycle_graph(4).to_directed()
+    graph = LineGraph.from_networkx(g, "index")
     assert graph.num_edges == 4 and bool((graph.edge_index[0] < graph.edge_index[1]).all())
+    edges = torch.tensor(list(g.edges)).t()
+    assert torch.equal(edges[:, graph.edge_id], graph.edge_index)
+    assert torch.equal(edges[:, graph.opposite_id], graph.edge_index.flip(0))
 
 
 def test_round_trip():
@@ -44,6 +55,11 @@ def test_round_trip():
     assert torch.equal(again.line_index, graph.line_index)
     lines = {(a[2], b[2]) for a, b in nx.line_graph(g).edges()}
     assert lines == set(map(tuple, graph.line_index.t().tolist()))
+
+
+def test_two_way_graphs_have_both_directions():
+    graph = LineGraph.from_networkx(nx.path_graph(3), "index").two_way()
+    assert sorted(graph.to_networkx().edges()) == [(0, 1), (1, 0), (1, 2), (2, 1)]
 
 
 @pytest.mark.parametrize("kind", [nx.Graph, nx.DiGraph, nx.MultiDiGraph])

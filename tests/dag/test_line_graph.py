@@ -10,6 +10,7 @@ from tests.zoo import ZOO, from_edges, inputs
 
 EDGES = torch.tensor([[0, 1, 1], [1, 2, 3]])  # 0 -> 1 -> {2, 3}
 LINES = torch.tensor([[0, 0], [1, 2]])
+RING = torch.tensor([[0, 1, 2], [1, 2, 0]])
 TENSORS = ("edge_index", "line_index", "edge_id")
 
 
@@ -83,12 +84,17 @@ zoo = pytest.mark.parametrize("name", ZOO)
         ({"line_index": LINES.flip(0)}, r"column 0: edge 1 \(1->2\) to edge 0 \(0->1\)"),
         ({"line_index": LINES[:, [0, 1, 0]]}, r"each pair of edges once in line_index"),
         (
-            {"edge_index": torch.tensor([[0, 1, 2], [1, 2, 0]]), "line_index": LINES[:, :0]},
-            r"acyclic, got the directed cycle (0 -> 1 -> 2 -> 0|1 -> 2 -> 0 -> 1|2 -> 0 -> 1 -> 2)",
+            {"edge_index": RING, "line_index": torch.tensor([[0, 1, 2], [1, 2, 0]])},
+            r"acyclic, got the directed cycle (0 -> 1 -> 2 -> 0 \(edges 0, 1, 2|1 -> 2 -> 0 -> 1 "
+            r"\(edges 1, 2, 0|2 -> 0 -> 1 -> 2 \(edges 2, 0, 1)\).* leave out line edges",
         ),
         (
-            {"edge_index": torch.tensor([[0, 1, 3], [1, 2, 3]]), "line_index": LINES[:, :1]},
-            r"the directed cycle 3 -> 3",
+            {"edge_index": torch.tensor([[0, 3], [1, 3]]), "line_index": ints(1, 1).view(2, 1)},
+            r"the directed cycle 3 -> 3 \(edges 1\)",
+        ),
+        (  # straight back over the same edge, and again
+            {"edge_index": EDGES[[[0, 1], [1, 0]], 0], "line_index": ints(0, 1, 1, 0).view(2, 2)},
+            r"the directed cycle (0 -> 1 -> 0|1 -> 0 -> 1)",
         ),
     ],
     ids=lambda v: ",".join(v) if isinstance(v, dict) else None,
@@ -127,6 +133,18 @@ def test_from_edge_index_refuses(change, message):
         LineGraph.from_edge_index(**arguments)
 
 
+def test_only_the_line_graph_must_be_acyclic():
+    """A ring whose state does not go round."""
+    graph = LineGraph(3, RING, torch.tensor([[0, 1], [1, 2]]))
+    assert graph.level.tolist() == [0, 1, 2] and graph.multitree().num_line_edges == 2
+    data = [x.detach() for x in inputs(graph)]
+    expected = plstm(*data, graph, form="naive")
+    for form in ("parallel", "levelwise", "chunkwise"):
+        assert torch.allclose(plstm(*data, graph, form=form), expected, atol=1e-10)
+    loop = LineGraph(1, ints(0, 0).view(2, 1), torch.empty(2, 0, dtype=torch.int64))
+    assert loop.num_levels == 1
+
+
 def test_validate_finds_what_was_changed_later():
     graph = LineGraph(4, EDGES.clone(), LINES.clone())
     assert graph.validate() is graph
@@ -162,7 +180,14 @@ def test_reverse_turns_rows_in_place(name):
     assert r.reverse() is g and g.reverse() is r and r.is_reversed != g.is_reversed
     assert torch.equal(r.edge_index, g.edge_index.flip(0))
     assert torch.equal(r.line_index, g.line_index.flip(0))
-    assert torch.equal(r.edge_id, g.edge_id) and r.is_multitree == g.is_multitree
+    assert r.is_multitree == g.is_multitree and r.is_two_way == g.is_two_way
+    if g.opposite_id is None:
+        assert torch.equal(r.edge_id, g.edge_id) and r.opposite_id is None
+    else:  # undirected edges become the columns of the opposite direction
+        known = g.opposite_id >= 0
+        assert torch.equal(r.edge_id, torch.where(known, g.opposite_id, g.edge_id))
+        assert torch.equal(r.opposite_id, torch.where(known, g.edge_id, -1))
+    assert torch.equal(r.direction, 1 - g.direction if g.is_two_way else g.direction)
     assert r.node_batch is g.node_batch and r.num_nodes == g.num_nodes
     r.validate()
     # The deepest path is as long both ways, and each edge and its successors swap order.
@@ -238,6 +263,31 @@ def test_from_edge_index_keeps_a_dag_and_counts_nodes():
     both = torch.cat([EDGES.flip(0), EDGES], 1)
     down = LineGraph.from_edge_index(both, orientation=ints(3, 2, 1, 0))
     assert down.edge_id.tolist() == [0, 1, 2] and torch.equal(down.edge_index, EDGES.flip(0))
+    assert down.opposite_id.tolist() == [3, 4, 5] and down.node_rank.tolist() == [3, 2, 1, 0]
+    assert LineGraph.from_edge_index(both, orientation="index").node_rank is None
+
+
+def test_features_orient_a_graph():
+    """Of the two nodes in the middle of a path the one of the lesser features is the root."""
+    both = torch.tensor([[0, 1, 2, 1, 2, 3], [1, 2, 3, 0, 1, 2]])
+    for less in (1, 2):
+        x = torch.ones(4, 2, dtype=torch.bfloat16)
+        x[less, 1] = 0
+        for features in (x, x[:, :, None], x[:, 1].int(), x.bool()):
+            g = LineGraph.from_edge_index(both, x=features)
+            assert g.node_rank[less] == 0 and less not in g.edge_index[1]
+    # The same with the columns of one end: mirrored features, mirrored ranks.
+    edge_attr = torch.tensor([True, False, False] * 2)
+    ranks = [LineGraph.from_edge_index(both, edge_attr=edge_attr).node_rank]
+    ranks += [LineGraph.from_edge_index(both, edge_attr=edge_attr[[2, 1, 0, 5, 4, 3]]).node_rank]
+    assert torch.equal(ranks[0], ranks[1].flip(0))
+    for kwargs, message in (
+        ({"x": x[:3]}, r"x as a tensor \[4, \*\], got \[3, 2\]"),
+        ({"edge_attr": edge_attr[:3]}, r"edge_attr as a tensor \[6, \*\], got \[3\]"),
+        ({"x": [1, 2, 3, 4]}, r"x as a tensor \[4, \*\], got list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LineGraph.from_edge_index(both, **kwargs)
 
 
 def test_no_nodes():
@@ -255,6 +305,10 @@ def test_repr():
     assert repr(g) == "LineGraph(num_nodes=5, num_edges=6, num_line_edges=5)"
     dropped = f"num_line_edges={g.multitree().num_line_edges}, multitree)"
     assert repr(g.multitree()) == f"LineGraph(num_nodes=5, num_edges=6, {dropped}"
+    two = g.two_way()
+    lines = f"num_edges=12, num_line_edges={two.num_line_edges}, two-way"
+    assert repr(two) == f"LineGraph(num_nodes=5, {lines})"
+    assert repr(two.multitree()).endswith("two-way, multitree)")
 
 
 # -------------------------------------------------------------------- copies
@@ -313,6 +367,12 @@ def test_to_moves_everything():
     assert pruned.is_multitree and pruned.is_reversed
     assert pruned.line_id.device.type == "meta" and pruned.line_id.shape == line_id.shape
     assert ZOO["path"]().to("meta").node_batch is None
+    undirected = LineGraph.from_edge_index(torch.cat([EDGES, EDGES.flip(0)], 1))
+    for graph in (undirected, undirected.two_way(), undirected.two_way().multitree()):
+        moved = graph.to("meta")
+        for name in ("opposite_id", "node_rank", "direction"):
+            there, here = getattr(moved, name), getattr(graph, name)
+            assert there.device.type == "meta" and there.shape == here.shape
 
 
 @pytest.mark.gpu

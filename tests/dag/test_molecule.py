@@ -46,21 +46,32 @@ def test_canonical_orientation_does_not_see_atom_order(chem, smiles):
 
     first = transform(from_mol(mol))
     assert sorted(first.canonical_rank.tolist()) == list(range(first.num_nodes))
-    rank = first.canonical_rank
+    rank = first.node_rank
     assert bool((rank[first.dag_edge_index[0]] < rank[first.dag_edge_index[1]]).all())
+    assert sorted(rank.tolist()) == list(range(first.num_nodes))
+    # Breadth first: one root, and every other atom has a bond to one that is closer to it.
+    assert set(range(first.num_nodes)) - set(first.dag_edge_index[1].tolist()) == {
+        int(rank.argmin())
+    }
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(mol.GetNumAtoms()).tolist()
         other = transform(from_mol(chem.RenumberAtoms(mol, order)))
         same = lambda a, b: a["x"] == b["x"]  # noqa: E731
         assert nx.is_isomorphic(dag(first), dag(other), node_match=same)
         assert int(other.multitree_mask.sum()) == int(first.multitree_mask.sum())
+        # Without RDKit's ranks, by the features of atoms and bonds alone.
+        alone = ToLineGraph(rank="no_such_key")
+        assert nx.is_isomorphic(dag(alone(first)), dag(alone(other)), node_match=same)
 
 
-def test_molecules_lose_few_line_edges(chem):
-    graph = ToLineGraph()(from_smiles(ASPIRIN))
-    mask = multitree_mask(graph.dag_edge_index.numpy(), graph.line_index.numpy())
+@pytest.mark.parametrize("orientation", ["index", "canonical"])
+def test_molecules_lose_few_line_edges(chem, orientation):
+    graph = ToLineGraph(orientation)(from_smiles(ASPIRIN))
+    rank = graph.node_rank.numpy()
+    mask = multitree_mask(graph.dag_edge_index.numpy(), graph.line_index.numpy(), rank)
     assert torch.equal(graph.multitree_mask, torch.from_numpy(mask))
-    assert 0 < (~mask).sum() <= 3
+    assert (~mask).sum() <= 3
+    assert (~mask).any() == (orientation == "index")  # breadth first, the ring ends where it closes
 
 
 @pytest.mark.parametrize("smiles", ["C1CC", "not a molecule", None])

@@ -50,6 +50,17 @@ def test_independent_of_edge_order(dag, seed):
     assert kept[0] == kept[1]
 
 
+@settings(max_examples=60, deadline=None)
+@given(dag=dags(max_nodes=18, max_edges=50), seed=st.integers(0, 99))
+def test_ranks_stand_for_the_numbers_of_nodes(dag, seed):
+    edge_index, num_nodes = dag
+    line = line_index_of(edge_index, num_nodes)
+    rank = np.random.default_rng(seed).permutation(num_nodes)
+    mask = multitree_mask(edge_index, line, rank)
+    assert np.array_equal(mask, sequential_multitree(rank[edge_index], line))
+    assert np.array_equal(mask, multitree_mask(edge_index, line, 0.5 * rank - 3))
+
+
 @settings(max_examples=40, deadline=None)
 @given(parts=st.lists(dags(), min_size=2, max_size=4))
 def test_union_is_its_parts(parts):
@@ -116,6 +127,21 @@ def test_line_graph_multitree_commutes_with_reverse():
     pruned = graph.multitree()
     assert pruned.num_line_edges < graph.num_line_edges
     assert torch.equal(pruned.reverse().line_index, graph.reverse().multitree().line_index)
+
+
+def test_multitree_of_a_ranked_graph_does_not_see_numbering():
+    """Ranks that orient a graph prune it too, however its nodes are numbered."""
+    complete = torch.combinations(torch.arange(6)).t()
+    both = torch.cat([complete, complete.flip(0)], 1)
+    rank = torch.tensor([2, 0, 1, 5, 3, 4])
+    kept = LineGraph.from_edge_index(both, orientation=rank).multitree()
+    assert kept.num_line_edges < LineGraph.from_edge_index(both, orientation=rank).num_line_edges
+    for seed in range(5):
+        order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+        again = LineGraph.from_edge_index(order[both], orientation=rank[order.argsort()])
+        assert torch.equal(again.multitree().line_index, kept.line_index)
+    by_index = LineGraph.from_edge_index(rank[both], orientation="index")
+    assert torch.equal(by_index.multitree().line_index, kept.line_index)
 
 
 def test_empty():

@@ -111,7 +111,7 @@ def test_toggle(kind):
         if before.any():
             kept.append((before & after).sum() / before.sum())
             edges.append(after.sum() / before.sum())
-    assert np.mean(kept) >= 0.97
+    assert 0.88 <= np.mean(kept) <= (0.97 if kind == "erdos_renyi" else 0.92)
     assert np.mean(edges) == pytest.approx(1, abs=0.06)
 
 
