@@ -177,18 +177,21 @@ def arrow_pointing(results: Results) -> Rows:
 
 @table("main job")
 def main_job(results: Results) -> Rows:
-    yield (
-        "model", "test RMSE", "test MAE", "test RMSE with seeds 1 and 2", "parameters",
-        "seconds per epoch",
-    )  # fmt: skip
-    others = [results.one(f"molecules_nci_seed{seed}")["models"] for seed in (1, 2)]
-    for name, row in results.one("molecules_nci")["models"].items():
-        local = row["config"].get("local")
-        label = title(name)
-        if local:
-            label += f", with a {title(local)} layer beside each pLSTM layer"
-        seeds = [f"{models[name]['test']['rmse']:.3f}" for models in others if name in models]
-        yield (
-            label, f"{row['test']['rmse']:.3f}", f"{row['test']['mae']:.3f}", ", ".join(seeds),
-            f"{row['parameters']:,}", f"{row['seconds_per_epoch']:.1f}",
-        )  # fmt: skip
+    models = results.one("molecules_nci")["models"]
+    yield "test RMSE in standard deviations", *(_main_job_label(n, m) for n, m in models.items())
+    for key in next(iter(models.values()))["test"]:
+        values = {name: model["test"][key] for name, model in models.items()}
+        best = min(values.values())
+        cells = []
+        for name, value in values.items():
+            error = models[name].get("test_standard_error", {}).get(key)
+            text = f"{value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+            cells.append(f"**{text}**" if value == best else text)
+        yield title(key), *cells
+    yield "parameters", *(f"{model['parameters']:,}" for model in models.values())
+    yield "seconds per epoch", *(f"{model['seconds_per_epoch']:.1f}" for model in models.values())
+
+
+def _main_job_label(name: str, model: dict) -> str:
+    local = model["config"].get("local")
+    return f"{title(name)} + {title(local)}" if local else title(name)
