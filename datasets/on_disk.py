@@ -31,7 +31,7 @@ SCHEMA = {
     "edge_index": {"dtype": torch.int32, "size": (2, -1)},
     "edge_attr": {"dtype": torch.uint8, "size": (-1, 3)},
     "y": {"dtype": torch.float32, "size": (-1,)},
-    "dag_columns": {"dtype": torch.int32, "size": (3, -1)},
+    "dag_columns": {"dtype": torch.int32, "size": (6, -1)},
     "dag_lines": {"dtype": torch.int32, "size": (2, -1)},
 }
 _LONG = ("x", "edge_index", "edge_attr")

@@ -18,9 +18,9 @@ from PIL import Image
 from datasets.ogb import NAMES as OGB
 from experiments import published, tu_report
 from experiments.arrow_report import CONFIDENCE, interval
+from experiments.metrics import SEVERAL
 from experiments.report_graph_tables import NA, PEPTIDES
 from experiments.report_tables import NotRun, Results
-from experiments.metrics import SEVERAL
 from experiments.reporting import TITLES, title
 
 #: What is shown: "title", "axis", "runs" (what the values are of), "bars" (label -> values),

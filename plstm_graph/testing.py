@@ -103,7 +103,7 @@ def check_equivariance(
     if worst > tolerance:
         raise AssertionError(
             f"expected outputs independent of the numbering of nodes (level={level!r}) to "
-            f"{tolerance:g}, got a difference of {worst:.3g}; see docs/orientation.md for what each "
+            f"{tolerance:g}, got a difference of {worst:.3g}; docs/orientation.md says what each "
             f"orientation guarantees"
         )
     return worst

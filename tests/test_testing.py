@@ -92,9 +92,7 @@ def test_graphs(name, features, modes):
 @pytest.mark.parametrize("name", SMILES)
 def test_molecules(name, modes):
     data = from_smiles(SMILES[name])
-    plain = Data(
-        x=data.x.double(), edge_index=data.edge_index, edge_attr=data.edge_attr.double()
-    )
+    plain = Data(x=data.x.double(), edge_index=data.edge_index, edge_attr=data.edge_attr.double())
     torch.manual_seed(0)
     net = PLSTM(9, 8, 2, 3, heads=2, edge_dim=3, readout="sum", modes=modes).double().eval()
     check_equivariance(net, plain, level="graph")
@@ -130,8 +128,7 @@ def test_renumber_moves_all_attributes():
     other, new = renumber(data, 3)
     assert torch.equal(other.x[new], data.x) and torch.equal(other.number[new], data.number)
     assert other.name == "kept" and new.tolist() != list(range(5))
-    pairs = {
-        (int(new[u]), int(new[v])): row for (u, v), row in zip(data.edge_index.T.tolist(), data.edge_attr)
-    }
+    columns = new[data.edge_index].T.tolist()
+    pairs = {tuple(column): row for column, row in zip(columns, data.edge_attr)}
     for (u, v), row in zip(other.edge_index.T.tolist(), other.edge_attr):
         assert torch.equal(pairs[u, v], row)

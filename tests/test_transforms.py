@@ -110,6 +110,19 @@ def test_collater_is_the_transform_and_the_loader(orientation):
     assert torch.equal(again.line_index, expected.line_index)
 
 
+def test_multitree_of_a_collated_batch_is_made_when_it_is_read():
+    graphs = [data for data in plain_graphs() if data.num_edges]
+    expected = Batch.from_data_list([ToLineGraph("bfs")(data) for data in graphs])
+    mask, collate = expected.multitree_mask, LineGraphCollater("bfs")
+    batches = [collate(graphs) for _ in range(2)]
+    LineGraph.from_data(batches[1]).reverse().multitree()  # the reverse asks first
+    halves = collate(graphs[:2]).to_data_list(), expected.to_data_list()[2:]
+    batches.append(Batch.from_data_list([*halves[0], *halves[1]]))
+    for batch in (*batches, copy.deepcopy(batches[0])):
+        assert torch.equal(batch.multitree_mask, mask)
+        assert torch.equal(LineGraph.from_data(batch).multitree().line_id, mask.nonzero().view(-1))
+
+
 def test_transform_of_a_batch():
     plain = Batch.from_data_list(plain_graphs())
     batch = ToLineGraph()(plain)

@@ -161,8 +161,9 @@ class LongRangeModule(L.LightningModule):
     """A model with its loss, scores and optimizer (:func:`adamw`).
 
     Models predict standardised labels. The loss is the mean over targets of their mean squared
-    error, or of the decimal logarithm of that of scaled labels; for classes the cross entropy. An epoch is judged by the validation score, or where
-    classes are predicted by the accuracy on the training batches, which is what is published.
+    error, or of the decimal logarithm of that of scaled labels; for classes the cross entropy. An
+    epoch is judged by the validation score, or where classes are predicted by the accuracy on the
+    training batches, which is what is published.
 
     Args:
         model: fields of :class:`ModelConfig`.
@@ -206,9 +207,7 @@ class LongRangeModule(L.LightningModule):
             return out
         sizes = [value.size(1) for value in out.values()]
         mean, deviation = self.mean.split(sizes), self.deviation.split(sizes)
-        return {
-            level: value * d + m for (level, value), m, d in zip(out.items(), mean, deviation)
-        }
+        return {level: value * d + m for (level, value), m, d in zip(out.items(), mean, deviation)}
 
     def on_train_epoch_start(self) -> None:
         self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
@@ -265,6 +264,6 @@ def make_module(
     """A module with the learning rate and so on of a protocol."""
     return LongRangeModule(
         to_dict(config), asdict(Signature.of(data)), [asdict(target) for target in data.targets],
-        standard(data), loss=loss, seed=protocol.seed, lr=protocol.lr, weight_decay=protocol.weight_decay,
-        warmup_epochs=protocol.warmup_epochs,
+        standard(data), loss=loss, seed=protocol.seed, lr=protocol.lr,
+        weight_decay=protocol.weight_decay, warmup_epochs=protocol.warmup_epochs,
     )  # fmt: skip

@@ -433,9 +433,7 @@ class LineGraph:
         along = self.direction.cpu().numpy() == 1
         rank = np.arange(self.num_nodes) if rank is None else rank
         original = self._dag_id.cpu().numpy()
-        return two_way_multitree_mask(
-            edge_index, line_index, self.num_nodes, along, original, rank
-        )
+        return two_way_multitree_mask(edge_index, line_index, self.num_nodes, along, original, rank)
 
     def to(self, device: torch.device | str) -> LineGraph:
         """This graph on another device; what was derived from it is derived anew there."""

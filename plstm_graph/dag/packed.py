@@ -23,7 +23,6 @@ from torch import Tensor
 
 from plstm_graph.dag.build import LineParts
 
-
 #: Stands for a multitree that is made when a layer asks for it.
 UNKNOWN = 2
 
@@ -74,9 +73,7 @@ def rank_in_graph(parts: LineParts, num_nodes: int, batch: np.ndarray | None = N
     return parts._replace(node_rank=np.where(has_edge, place_of, 0))
 
 
-def unpack(
-    edge_index: Tensor, num_nodes: int, columns: Tensor, lines: Tensor
-) -> LineParts | None:
+def unpack(edge_index: Tensor, num_nodes: int, columns: Tensor, lines: Tensor) -> LineParts | None:
     """The line graph as tensors, or None if ``edge_index`` has changed.
 
     Any column that was added, dropped, moved or joined to other nodes is noticed. Nodes may have

@@ -9,7 +9,6 @@ from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.resolver import activation_resolver, aggregation_resolver
 from torch_geometric.typing import Adj, OptTensor
-from torch_geometric.utils import degree
 
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.block import Local, Norm, PLSTMBlock
@@ -45,8 +44,12 @@ class SinusoidalDegree(torch.nn.Module):
 
     def forward(self, line_graph: LineGraph) -> Tensor:
         src, dst = line_graph.edge_index
-        n, dtype = line_graph.num_nodes, self.omega.dtype
-        d_in, d_out = degree(dst, n, dtype), degree(src, n, dtype)
+        # Of a two-way graph the edges along the order, each of which stands for both directions.
+        along = line_graph.direction.to(self.omega.dtype)
+        d_in, d_out = (
+            along.new_zeros(line_graph.num_nodes).scatter_add_(0, ends, along)
+            for ends in (dst, src)
+        )
         degrees = [d_in + d_out] if self.kind == "undirected" else [d_in, d_out]
         angles = [d.unsqueeze(-1) * self.omega for d in degrees]
         parts = [part for angle in angles for part in (angle.sin(), angle.cos())]

@@ -136,8 +136,11 @@ class Projection(torch.nn.Module):
                     lin.bias[rows].uniform_(-bound, bound)
                 elif lin.bias is not None:
                     lin.bias[rows].fill_(bias)
-                if self.init == "open" and name == "transition" and lin.bias is not None:
-                    lin.bias[rows].copy_(torch.linspace(*OPEN_BIAS, self.heads))
+                if self.init == "open" and lin.bias is not None:
+                    if name == "transition":
+                        lin.bias[rows].copy_(torch.linspace(*OPEN_BIAS, self.heads))
+                    elif name.startswith("transition"):  # the same logit's, with "all"
+                        lin.bias[rows].zero_()
 
     def forward(
         self, x: Tensor, edge_attr: Tensor | None, edge_id: Tensor | None

@@ -54,6 +54,22 @@ def test_no_edges(num_nodes):
     check(edge_index, num_nodes, build(edge_index, num_nodes, "index"))
 
 
+def test_without_a_multitree():
+    """One that nobody asked for is unknown, and with it that of the whole batch."""
+    rng = np.random.default_rng(2)
+    graphs = [random_dag(rng, 12, 20) for _ in range(2)]
+    known = [build(graph, 12) for graph in graphs]
+    packed = [pack(parts, graph) for parts, graph in zip(known, graphs)]
+    packed[1] = pack(known[1]._replace(multitree_mask=None), graphs[1])
+    for (columns, lines), graph, parts in zip(packed, graphs, known):
+        out = unpack(torch.from_numpy(graph), 12, *tensors(columns, lines))
+        assert np.array_equal(out.line_index.numpy(), parts.line_index)
+        assert (out.multitree_mask is None) == (parts is known[1])
+    columns, lines = (np.concatenate(arrays, axis=1) for arrays in zip(*packed))
+    union = torch.from_numpy(np.concatenate([graphs[0], graphs[1] + 12], axis=1))
+    assert unpack(union, 24, *tensors(columns, lines)).multitree_mask is None
+
+
 def test_canonical_ranks_are_ranks_in_the_graph():
     rng = np.random.default_rng(1)
     edge_index = np.concatenate([random_dag(rng, 9, 12) + start for start in (0, 9)], axis=1)

@@ -41,7 +41,7 @@ def rooted_at(graph: nx.Graph, root: int) -> LineGraph:
 def expected_lines(g: LineGraph) -> set[tuple[int, int]]:
     """The definition, pair by pair."""
     e = g.num_edges
-    src, dst = g.edge_index.tolist()
+    src = g.edge_index[0].tolist()
     pairs = {(b, a) for a, b in g.line_index.t().tolist()}
     pairs |= {(a + e, b + e) for a, b in g.line_index.t().tolist()}
     pairs |= {(a, b + e) for a in range(e) for b in range(e) if src[a] == src[b] and a != b}
