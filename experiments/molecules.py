@@ -26,15 +26,6 @@ from experiments.reporting import title
 
 # --quick: every part of a run, in seconds.
 QUICK_EPOCHS, QUICK_LIMIT = 2, 256
-#: Arguments of :class:`plstm_graph.nn.PLSTM` that no command line option sets.
-PLSTM_OPTIONS = {
-    "ffn_ratio": 0.0,
-    "norm": None,
-    "head_norm": False,
-    "post_norm": "batch_norm",
-    "zero_init": True,
-    "act": "relu",
-}
 
 
 def train(
@@ -46,7 +37,7 @@ def train(
     fold: int = 0,
     data_root: Path | None = None,
     models: str = "plstm,gine,gatv2,gps",
-    hidden: int = 64,
+    hidden: int = 56,
     layers: int = 4,
     heads: int = 4,
     dropout: float = 0.0,
@@ -55,8 +46,8 @@ def train(
     baseline_layers: int = 4,
     baseline_dropout: float = 0.0,
     baseline_readout: str = "summean",
-    orientation: str = "random",
-    average: int = 8,
+    orientation: str = "canonical",
+    average: int = 1,
     epochs: int = 16,
     warmup_epochs: int = 2,
     batch_size: int = 64,
@@ -137,7 +128,7 @@ def train(
     )
     for note in (*data.notes, run.describe()):
         run.console.print(note, markup=False, highlight=False)
-    plstm = ModelConfig("plstm", hidden, layers, heads, dropout, readout, local, PLSTM_OPTIONS)
+    plstm = ModelConfig("plstm", hidden, layers, heads, dropout, readout, local)
     gine = ModelConfig("gine", 0, baseline_layers, heads, baseline_dropout, baseline_readout)
     configs = _same_budget(plstm, gine, names, Inputs.of(data.graphs[0]))
     fits = _fit_all(run, configs, numbers, orientation, average)

@@ -22,6 +22,7 @@ ROWS = {
     "gps": "GPS",
     "plstm_forward": "pLSTM, one way",
     "plstm": "pLSTM",
+    "plstm_d": "pLSTM, D-mode alone",
     "plstm_local": "pLSTM + GIN",
 }
 #: Metrics of each kind of set: title and format.

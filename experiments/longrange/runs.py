@@ -5,7 +5,9 @@
     python -m experiments.longrange --config $CONFIGS/plstm.yaml --set gpp --seeds 0,1,2
     python -m experiments.longrange --config $CONFIGS/plstm.yaml --set gpp --seeds 0 --lr 2e-3 \
         --row plstm_p --options.modes P
+    python -m experiments.longrange --config $CONFIGS/ablation/no_log_norm.yaml
     python -m experiments.longrange report
+    python -m experiments.longrange report --results experiments/results/longrange/ablation
 
 The sets are those of :mod:`datasets.longrange`. Every row of a table is a file of configs; all have
 the width that comes closest to the same number of parameters, the same epochs and batches, and the

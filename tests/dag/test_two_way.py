@@ -1,7 +1,9 @@
 """Two-way line graphs: their line edges, relatives and D-mode."""
 
 import copy
+import itertools
 import pickle
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -9,8 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rdkit import Chem, RDConfig
 
 from plstm_graph import LineGraph, gating_matrix, plstm
+from plstm_graph.dag.molecule import from_mol
+from plstm_graph.transforms import LineGraphCollater
 from tests.dag.dag_helpers import dags, max_paths, symmetric
 from tests.zoo import ZOO, from_edges, inputs, random_dag
 
@@ -219,3 +224,38 @@ def test_many_roots_are_pruned_by_the_general_rule(seed):
     tree = g.two_way().multitree()
     assert max_paths(tree.num_edges, tree.line_index.numpy()) <= 1
     assert tree.is_two_way and tree.is_multitree
+
+
+def molecules(count: int) -> list:
+    """The first molecules that the rdkit package ships."""
+    lines = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text().splitlines()
+    found = (Chem.MolFromSmiles(line.split()[0]) for line in lines)
+    return [from_mol(mol) for mol in itertools.islice(filter(None, found), count)]
+
+
+@pytest.mark.parametrize("orientation", ["canonical", "random_bfs"])
+def test_molecules_hear_their_whole_component_in_one_layer(orientation):
+    graphs = molecules(200)
+    batch = LineGraphCollater(orientation, seed=0)(graphs)
+    t = LineGraph.from_data(batch).two_way()
+    graph = nx.empty_graph(batch.num_nodes)
+    graph.add_edges_from(batch.edge_index.T.tolist())
+    joined = sum(len(part) ** 2 for part in nx.connected_components(graph))
+    shares = {"P": heard_pairs(t) / joined, "D": heard_pairs(t.multitree()) / joined}
+    print({mode: f"{share:.1%} of all pairs" for mode, share in shares.items()})
+    assert shares == {"P": 1.0, "D": 1.0}  # D along a spanning tree
+
+
+def heard_pairs(t: LineGraph) -> int:
+    """The number of pairs of nodes of which one hears the other, itself included."""
+    n = t.num_nodes
+    reach = [torch.zeros(t.num_edges, n, dtype=torch.bool), torch.eye(n, dtype=torch.bool)]
+    reach[0][torch.arange(t.num_edges), t.edge_index[0]] = True
+    e_in, e_out = t.line_index
+    for step in range(1, t.num_levels):
+        lines = (t.level[e_out] == step).nonzero().view(-1)
+        for line in lines.tolist():
+            reach[0][e_out[line]] |= reach[0][e_in[line]]
+    for edge, node in enumerate(t.edge_index[1].tolist()):
+        reach[1][node] |= reach[0][edge]
+    return int(reach[1].sum())
