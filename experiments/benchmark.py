@@ -1,6 +1,7 @@
 """Speed of operators, layers and line-graph building, as ratios inside one process.
 
     python -m experiments.benchmark [--out experiments/results/benchmark.json] [--quick]
+    python -m experiments.benchmark --published PATH  # and the operator of ml-jku/plstm at PATH
     python -m experiments.benchmark --device cuda  # and each kernel against a copy on the device
 
 Every table names its baseline. Contestants of a table take turns, so that what else the machine
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
-from torch_geometric.data import Batch, Data
-from torch_geometric.nn import GATv2Conv, GINEConv, GPSConv, TransformerConv
+from torch import Tensor
+from torch_geometric.data import Batch
 
-import datasets
-from experiments import benchmark_grid, benchmark_sequences
+from experiments import benchmark_grid, benchmark_published, benchmark_sequences
 from experiments import device as devices
+from experiments.benchmark_building import bench_building, bench_molhiv
+from experiments.benchmark_layers import bench_layers
 from experiments.benchmark_tools import (
     GRAPHS,
     HEADS,
@@ -40,113 +40,61 @@ from experiments.benchmark_tools import (
     report,
 )
 from experiments.reporting import command_line, environment, write_json
-from plstm_graph import LineGraph, PLSTMConv, ToLineGraph, to_line_graphs
-from plstm_graph.ops import prepare
+from plstm_graph import LineGraph, to_line_graphs
+from plstm_graph.ops import walk
+
+#: Forms on the two-way graph and on its multitree.
+TWO_WAY_FORMS = ("walk", "levelwise", "parallel", "auto")
 
 
-def bench_ops(batch: Batch, turns: int, console: Console) -> dict:
-    line_graph = LineGraph.from_data(batch)
-    inputs = op_inputs(line_graph)
+def bench_ops(
+    batch: Batch,
+    turns: int,
+    console: Console,
+    published: Callable[..., Tensor] | None = None,
+) -> tuple[dict, dict | None]:
+    """The forms on the line graphs of a batch, one-way, two-way and pruned.
+
+    Args:
+        batch: with line graphs.
+        turns: of each row; rows that take long get a fifth.
+        console: prints the table.
+        published: the published program's operator, one more row on the one-way graph.
+
+    Returns:
+        The table's rows, and :func:`experiments.benchmark_published.difference` of the published
+        operator.
+    """
+    one_way = LineGraph.from_data(batch)
+    two_way = one_way.two_way()
+    inputs = op_inputs(one_way)
     forms = ("edge loop", "naive", "levelwise", "parallel", "walk", "auto")
-    steps = {form: op_step(line_graph, inputs, form) for form in forms}
-    slow = ("edge loop", "naive")
-    count = {form: max(3, turns // 5) if form in slow else turns for form in forms}
+    steps = {form: op_step(one_way, inputs, form) for form in forms}
+    for name, graph in (("two-way", two_way), ("two-way, multitree", two_way.multitree())):
+        own = op_inputs(graph)
+        steps |= {f"{name}: {form}": op_step(graph, own, form) for form in TWO_WAY_FORMS}
+    if reason := walk.unavailable(one_way.device):
+        steps = {name: step for name, step in steps.items() if not name.endswith("walk")}
+        console.print(f"walk is left out: {reason}")
+    slow, found = ["edge loop", "naive"], None
+    if published is not None:
+        theirs = benchmark_published.Published(published, one_way, inputs)
+        found = benchmark_published.difference(theirs, inputs, one_way)
+        steps = {"edge loop": steps.pop("edge loop"), "published": theirs, **steps}
+        slow.append("published")
+    count = {name: max(3, turns // 5) if name in slow else turns for name in steps}
     title = (
-        f"plstm, forward + backward: {GRAPHS} molecule-like graphs, {line_graph.num_nodes} nodes, "
-        f"{line_graph.num_edges} edges, {line_graph.num_line_edges} line edges, H={HEADS}, "
-        f"K=V={SIZE}, float32"
+        f"plstm, forward + backward: {batch.num_graphs} molecule-like graphs, {one_way.num_nodes} "
+        f"nodes, {one_way.num_edges} edges, {one_way.num_line_edges} line edges (two-way "
+        f"{two_way.num_edges} and {two_way.num_line_edges}), H={HEADS}, K=V={SIZE}, float32"
     )
-    return report(title, medians(steps, count), "edge loop", console)
-
-
-def bench_layers(batch: Batch, turns: int, console: Console) -> dict:
-    line_graph = prepare(LineGraph.from_data(batch), HEADS, SIZE, SIZE)
-    head = WIDTH // HEADS
-
-    def mlp() -> nn.Module:
-        return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
-
-    convs = {
-        "PLSTMConv P": PLSTMConv(WIDTH, WIDTH, heads=HEADS, edge_dim=WIDTH),
-        "PLSTMConv D": PLSTMConv(WIDTH, WIDTH, heads=HEADS, edge_dim=WIDTH, mode="D"),
-        "GATv2Conv": GATv2Conv(WIDTH, head, heads=HEADS, edge_dim=WIDTH),
-        "TransformerConv": TransformerConv(WIDTH, head, heads=HEADS, edge_dim=WIDTH),
-        "GINEConv": GINEConv(mlp(), edge_dim=WIDTH),
-        "GPSConv": GPSConv(WIDTH, GINEConv(mlp(), edge_dim=WIDTH), heads=HEADS),
-    }
-    convs = {name: conv.to(batch.x.device) for name, conv in convs.items()}
-
-    def step_of(conv: nn.Module) -> Callable[[], None]:
-        x = batch.x.clone().requires_grad_()
-        edge_attr = batch.edge_attr.clone().requires_grad_()
-        wanted = [x, edge_attr, *conv.parameters()]
-
-        def step() -> None:
-            if isinstance(conv, PLSTMConv):
-                out = conv(x, batch.edge_index, edge_attr, line_graph=line_graph)
-            elif isinstance(conv, GPSConv):
-                out = conv(x, batch.edge_index, batch.batch, edge_attr=edge_attr)
-            else:
-                out = conv(x, batch.edge_index, edge_attr)
-            torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
-
-        return step
-
-    seconds = medians({name: step_of(conv) for name, conv in convs.items()}, turns)
-    title = f"one layer, forward + backward, {WIDTH} wide, {HEADS} heads, line graph given"
-    result = report(title, seconds, "GATv2Conv", console)
-    for name, conv in convs.items():
-        result[name]["parameters"] = sum(p.numel() for p in conv.parameters())
-    return result
-
-
-def bench_building(graphs: list[Data], turns: int, console: Console) -> dict:
-    transform = ToLineGraph()
-    ready = to_line_graphs(graphs)
-    plain = [Data(**d.to_dict()) for d in graphs]
-    batch = Batch.from_data_list(ready)
-
-    def schedules() -> None:
-        prepare(LineGraph.from_data(Batch.from_data_list(ready)), HEADS, SIZE, SIZE)
-
-    steps = {
-        f"collate {GRAPHS} plain graphs": lambda: Batch.from_data_list(plain),
-        f"collate {GRAPHS} graphs with line graphs": lambda: Batch.from_data_list(ready),
-        "the same and LineGraph, schedules, buckets (P, D, both directions)": schedules,
-        f"ToLineGraph on {GRAPHS} graphs, one by one": lambda: [transform(d) for d in graphs],
-        f"to_line_graphs on {GRAPHS} graphs at once": lambda: to_line_graphs(graphs),
-        "LineGraph.from_edge_index on the batch": lambda: (
-            LineGraph.from_edge_index(batch.edge_index, batch.num_nodes, batch=batch.batch).level
-        ),
-    }
-    title = f"building and batching line graphs ({GRAPHS} molecule-like graphs)"
-    return report(title, medians(steps, turns), f"collate {GRAPHS} plain graphs", console)
-
-
-def bench_molhiv(root: Path | None, console: Console) -> dict | None:
-    """All of ogbg-molhiv: seconds to build the line graphs, milliseconds to collate a batch."""
-    if root is None:
-        return None
-    graphs = datasets.load("ogbg-molhiv", root=root).graphs
-    start = time.perf_counter()
-    ready = to_line_graphs(graphs)
-    seconds = time.perf_counter() - start
-    times = []
-    for i in range(0, min(200 * GRAPHS, len(ready)), GRAPHS):
-        part = ready[i : i + GRAPHS]
-        start = time.perf_counter()
-        Batch.from_data_list(part)
-        times.append(time.perf_counter() - start)
-    result = {
-        "graphs": len(ready),
-        "build_seconds": seconds,
-        "collate_ms": {q: 1e3 * float(np.quantile(times, q / 100)) for q in (10, 50, 90)},
-    }
-    console.print(
-        f"ogbg-molhiv: line graphs, levels, multitrees of {len(ready)} graphs in {seconds:.1f} s; "
-        f"collating {GRAPHS} of them takes {result['collate_ms'][50]:.2f} ms (median)"
-    )
-    return result
+    rows = report(title, medians(steps, count), "edge loop", console)
+    for name, row in (found or {}).items():
+        console.print(
+            f"published and auto: largest difference of {name}s {row['difference']:.1e}, largest "
+            f"{name} {row['largest']:.1e}"
+        )
+    return rows, found
 
 
 def bench_growth(turns: int, quick: bool, device: torch.device, console: Console) -> dict:
@@ -205,14 +153,16 @@ def bench_growth(turns: int, quick: bool, device: torch.device, console: Console
 def main(args: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="layers: on one thread, too")
     parser.add_argument("--turns", type=int, default=51)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--published", type=Path, help="a checkout of ml-jku/plstm, to compare")
     parser.add_argument("--molhiv", type=Path, help="data root of ogbg-molhiv, to build it whole")
     parser.add_argument("--quick", action="store_true", help="few turns, small sizes")
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     options = parser.parse_args(args)
     device = devices.checked(options.device)
+    published = benchmark_published.load(options.published) if options.published else None
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     turns = 5 if options.quick else options.turns
@@ -220,14 +170,17 @@ def main(args: list[str] | None = None) -> dict:
     rng = np.random.default_rng(options.seed)
     graphs = [molecule_like(rng, WIDTH) for _ in range(GRAPHS)]
     batch = Batch.from_data_list(to_line_graphs(graphs)).to(device)
+    ops, difference = bench_ops(batch, turns, console, published)
+    threads = sorted({1, options.threads}) if device.type == "cpu" else [options.threads]
     result = {
         "command": command_line(),
         "environment": environment(options.seed),
         "device": devices.device_name(device),
         "threads": options.threads,
         "turns": turns,
-        "ops": bench_ops(batch, turns, console),
-        "layers": bench_layers(batch, turns, console),
+        "ops": ops,
+        "published_difference": difference,
+        "layers": bench_layers(batch, turns, console, threads),
         "building": bench_building([molecule_like(rng) for _ in range(GRAPHS)], turns, console),
         "molhiv": bench_molhiv(options.molhiv, console),
         "growth": bench_growth(turns, options.quick, device, console),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -119,36 +119,55 @@ def op_step(line_graph: LineGraph, inputs: list[Tensor], form: str) -> Callable[
     return step
 
 
-def medians(steps: dict[str, Callable[[], None]], turns: dict[str, int] | int) -> dict[str, float]:
-    """Median seconds of each step; all take turns after two warm-up calls each."""
+def medians(
+    steps: dict[str, Callable[..., object]],
+    turns: dict[str, int] | int,
+    fresh: Callable[[], object] | None = None,
+    needs_fresh: Collection[str] = (),
+) -> dict[str, float]:
+    """Median seconds of each step; all take turns after two warm-up calls each.
+
+    Args:
+        steps: functions without arguments.
+        turns: for all steps, or for each by its name.
+        fresh: makes the argument of a call of those steps whose names are in ``needs_fresh``; its
+            time does not count.
+    """
     count = {name: turns if isinstance(turns, int) else turns[name] for name in steps}
-    for step in steps.values():
-        step()
-        step()
-    devices.synchronize()
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(max(count.values())):
+    for turn in range(-2, max(count.values())):
         for name, step in steps.items():
-            if turn < count[name]:
-                start = time.perf_counter()
-                step()
-                devices.synchronize()
+            if turn >= count[name]:
+                continue
+            arguments = [fresh()] if fresh is not None and name in needs_fresh else []
+            devices.synchronize()
+            start = time.perf_counter()
+            step(*arguments)
+            devices.synchronize()
+            if turn >= 0:
                 times[name].append(time.perf_counter() - start)
     return {name: float(np.median(t)) for name, t in times.items()}
 
 
-def report(title: str, seconds: dict[str, float], baseline: str, console: Console) -> dict:
+def report(
+    title: str, seconds: dict[str, float], baselines: str | Sequence[str], console: Console
+) -> dict:
+    """Print milliseconds and ratios to each baseline, and return them by row."""
+    baselines = [baselines] if isinstance(baselines, str) else list(baselines)
+    first = baselines[0]
     table = Table(title=title, title_justify="left")
-    for column in ("", "ms", f"x {baseline}", f"{baseline} / this"):
-        table.add_column(column, justify="left" if not column else "right")
+    table.add_column("")
+    for column in ("ms", *(f"x {name}" for name in baselines), f"{first} / this"):
+        table.add_column(column, justify="right")
+    result = {}
     for name, s in seconds.items():
-        ratio = s / seconds[baseline]
-        table.add_row(name, f"{1e3 * s:.2f}", f"{ratio:.3f}", f"{1 / ratio:.1f}")
+        ratios = {other: s / seconds[other] for other in baselines}
+        cells = (f"{ratio:.3f}" for ratio in ratios.values())
+        table.add_row(name, f"{1e3 * s:.2f}", *cells, f"{1 / ratios[first]:.1f}")
+        row = {f"ratio_to_{other}": ratio for other, ratio in ratios.items()}
+        result[name] = {"ms": 1e3 * s, **row}
     console.print(table)
-    return {
-        name: {"ms": 1e3 * s, f"ratio_to_{baseline}": s / seconds[baseline]}
-        for name, s in seconds.items()
-    }
+    return result
 
 
 def peak_rss() -> float:

@@ -118,7 +118,7 @@ class ResidualStack(nn.Module):
     def __init__(self, config: DagConfig) -> None:
         super().__init__()
         c = config
-        self.reverse = layer_directions(c.directions, "P", c.layers)
+        self.reverse = [way == "reverse" for way in layer_directions(c.directions, "P", c.layers)]
         self.encoder = nn.Linear(c.in_channels, c.hidden)
         layer = DagLSTM if c.name == "dag_lstm" else GCN
         self.layers = nn.ModuleList(layer(c.hidden) for _ in range(c.layers))

@@ -24,7 +24,7 @@ from plstm_graph.nn.gates import (
     mask_states,
     normalize_transition,
 )
-from plstm_graph.nn.norm import HeadRMSNorm, log_rms, unit_length
+from plstm_graph.nn.norm import HeadRMSNorm, log_rms, mean_square, unit_length
 from plstm_graph.nn.projection import Projection
 from plstm_graph.ops import dag_scan, plstm
 
@@ -311,9 +311,10 @@ class PLSTMConv(MessagePassing):
                 form=self.form,
                 backend=self.backend,
             )
-        size_of = log_rms(out) if self.log_norm else None
+        square = mean_square(out) if self.log_norm else None
+        size_of = log_rms(out, square) if self.log_norm else None
         if self.norm is not None:
-            out = self.norm(out)
+            out = self.norm(out, square)
         out = out.flatten(1)
         out = self.lin_out(out if size_of is None else torch.cat([out, size_of], -1))
         if return_gates:

@@ -17,7 +17,7 @@ class HeadRMSNorm(torch.nn.Module):
         eps: added under the root. Default 1e-5.
 
     Shapes:
-        - **input, output:** [N, H, V]
+        - **input, output:** [N, H, V]; optional second input: :func:`mean_square` of the first
     """
 
     def __init__(self, heads: int, channels: int, eps: float = 1e-5) -> None:
@@ -30,15 +30,24 @@ class HeadRMSNorm(torch.nn.Module):
         """Set all scales to one."""
         torch.nn.init.ones_(self.scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.size(-1),), eps=self.eps) * self.scale
+    def forward(self, x: Tensor, square: Tensor | None = None) -> Tensor:
+        if square is None or x.device.type != "cpu":  # elsewhere torch has one kernel for it
+            return F.rms_norm(x, (x.size(-1),), eps=self.eps) * self.scale
+        return (x * (square + self.eps).rsqrt()).to(x.dtype) * self.scale
 
     def __repr__(self) -> str:
         heads, channels = self.scale.shape
         return f"{type(self).__name__}({heads}, {channels}, eps={self.eps})"
 
 
-def log_rms(x: Tensor) -> Tensor:
+def mean_square(x: Tensor) -> Tensor:
+    """The mean of squares over the last axis, [N, H, V] -> [N, H, 1] in float32 or float64."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    # Not mean(): its derivative is a division as large as x.
+    return wide.square().sum(-1, keepdim=True) / x.size(-1)
+
+
+def log_rms(x: Tensor, square: Tensor | None = None) -> Tensor:
     r"""The size of each head's output, which :class:`HeadRMSNorm` takes away.
 
     .. math::
@@ -48,10 +57,11 @@ def log_rms(x: Tensor) -> Tensor:
     is linear in the distance. Computed in float32 or float64, finite at zero.
 
     Shapes:
-        - **input:** [N, H, V], **output:** [N, H] in the dtype of the input
+        - **input:** [N, H, V], and :func:`mean_square` of it, if known
+        - **output:** [N, H] in the dtype of the input
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (0.15 * wide.square().mean(-1).add(1e-12).log()).to(x.dtype)
+    square = mean_square(x) if square is None else square
+    return (0.15 * square.squeeze(-1).add(1e-12).log()).to(x.dtype)
 
 
 def unit_length(x: Tensor) -> Tensor:

@@ -94,5 +94,6 @@ if __name__ == "__main__":
     found, trainer = norms()
     torch.save(found, Path(folder) / f"norms{trainer.global_rank}.pt")
     options = "--target-column size --models plstm,gine --hidden 16 --layers 2 --batch-size 2"
-    options += " --epochs 1 --limit 17 --average 2 --accelerator cpu --devices 2 --strategy ddp"
+    options += " --epochs 1 --limit 17 --orientation random --average 2"
+    options += " --accelerator cpu --devices 2 --strategy ddp"
     molecules.main(["--csv", csv, *options.split(), "--out", str(Path(folder) / "molecules")])

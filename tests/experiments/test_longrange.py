@@ -127,7 +127,7 @@ def test_chosen_epoch_and_scores(root, data, tmp_path):
     assert result["best_epoch"] == best + 1 and result["valid_score"] == scores[best]
     # Once more, from the checkpoint.
     path = tmp_path / "runs" / "row_gpp_seed0" / "best.ckpt"
-    net = LongRangeModule.load_from_checkpoint(path).eval().net
+    net = LongRangeModule.load_from_checkpoint(path).eval()
     errors = {target.name: [] for target in data.targets}
     for graph in data.parts["test"]:
         with torch.no_grad():
@@ -166,9 +166,9 @@ def test_rate_is_selected_on_validation_data(root, tmp_path, monkeypatch):
     (result,) = run(root, tmp_path)
     assert result["protocol"]["lr"] == found["lr"]
     with pytest.raises(SystemExit, match="same settings, got another loss"):
-        run(root, tmp_path, "--loss", "log_mse", "--seeds", "1")
-    (other,) = run(root, tmp_path, "--loss", "log_mse", "--seeds", "1", "--lr", "1e-3")
-    assert other["loss"] == "log_mse" and other["epochs"][0]["loss"] < 0
+        run(root, tmp_path, "--loss", "mse", "--seeds", "1")
+    (other,) = run(root, tmp_path, "--loss", "mse", "--seeds", "1", "--lr", "1e-3")
+    assert other["loss"] == "mse" and other["epochs"][0]["loss"] > 0 > result["epochs"][0]["loss"]
 
 
 def test_options_of_plstm_from_the_command_line(root, tmp_path):

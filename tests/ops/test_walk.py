@@ -43,6 +43,24 @@ def test_rows_of_any_stride():
         assert torch.equal(a, b)
 
 
+def test_columns_of_one_product_are_read_where_they_are():
+    """As a layer has them: query, key and value side by side, heads of each together."""
+    line_graph = ZOO["molecules"]()
+    query, key, value, *gates = inputs(line_graph)
+    _, heads, k = query.shape
+    product = torch.cat([x.detach().flatten(1) for x in (query, key, value)], 1).requires_grad_()
+    columns = product.split([heads * k, heads * k, value[0].numel()], 1)
+    columns = [x.unflatten(1, (heads, -1)) for x in columns]
+    read = walk._readable((*columns, *gates), 1.0)
+    assert [x.data_ptr() for x in read] == [x.data_ptr() for x in (*columns, *gates)]
+    want = plstm(query, key, value, *gates, line_graph, form="walk")
+    got = plstm(*columns, *gates, line_graph, form="walk")
+    assert torch.equal(got, want)
+    grads = torch.autograd.grad(want.sum(), (query, key, value))
+    want = torch.cat([grad.flatten(1) for grad in grads], 1)
+    assert torch.equal(torch.autograd.grad(got.sum(), product)[0], want)
+
+
 @pytest.mark.parametrize("reverse_first", [False, True])
 def test_a_reversed_graph_has_the_same_tables(reverse_first):
     line_graph = ZOO["molecules"]()

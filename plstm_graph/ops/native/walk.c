@@ -1,194 +1,330 @@
 /* The layer by states, forward and backward: see walk.py. Included once for each REAL.
  *
- * A unit of work is one part of the batch and one head, number part * heads + head. Its edges stand
- * in topological order of the original graph; the line edges out of the one at place i are
- * line_ptr[i] .. line_ptr[i + 1], and lead to the places next[]. Columns of V never mix, so the
- * states of all edges of a part, [edges, K, W], are made for W columns at a time, the last ones
- * filled up with zeros. W is a constant in all inner loops, which the compiler unrolls.
+ * A unit of work is one part of the batch and one head, number part * heads + head. The edges of a
+ * part stand in topological order of the original graph. A state is made in one pass over its rows:
+ * its own outer product, what its line edges bring, and what is read of it are computed while a row
+ * is in registers. Elements of states never mix, so the states of all edges of a part are made for
+ * W columns at a time, the last ones filled up with zeros. W is a constant in all inner loops,
+ * which the compiler unrolls. Forward, states are [K, W], columns of V. Backward, they are [V, W],
+ * columns of K: then two of the three gradients of nodes are sums over rows.
  */
 
 #define INLINE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline)) /* compilers take long over large functions */
 #define EACH(j) for (int64_t j = 0; j < W / 8; j++)
 
-/* Columns [c, c + w) of a row, filled up with zeros. */
-INLINE void NAME(load)(NAME(eight) *to, const REAL *row, int64_t c, int64_t w, int64_t W) {
+/* The vectors of nodes that a head reads: that of node n begins at first + n * step. */
+typedef struct {
+    const REAL *first;
+    int64_t step;
+} NAME(nodes);
+
+INLINE const REAL *NAME(of)(NAME(nodes) x, int64_t n) { return x.first + n * x.step; }
+
+/* The line edges into, or out of, the edge at place i: for l from ptr[i] to ptr[i + 1] their rows
+ * line[l] of the transition, and the places other[l] - start of their other edges. */
+typedef struct {
+    const int64_t *ptr, *line, *other;
+    int64_t start;
+} NAME(lines);
+
+/* What a unit computes from what, in columns [c, c + w). Gates and gradients begin at the head. */
+typedef struct {
+    NAME(nodes) query, key, value, grad;
+    const REAL *source, *transition, *mark;
+    REAL *out, *d_query, *d_key, *d_value, *d_source, *d_transition, *d_mark;
+    REAL *states, *adjoints;
+    NAME(lines) into, from;
+    const int64_t *edge, *src, *dst;
+    int64_t edges, heads, K, V, reversed, c, w;
+} NAME(unit);
+
+/* Columns [c, c + w) of a row, times a, filled up with zeros. */
+INLINE void NAME(load)(NAME(eight) *to, REAL a, const REAL *row, int64_t c, int64_t w, int64_t W) {
     REAL *x = (REAL *)to;
-    for (int64_t j = 0; j < W; j++) x[j] = j < w ? row[c + j] : 0;
+    if (w == W)
+        EACH(j) to[j] = a * NAME(get)(row + c + 8 * j);
+    else
+        for (int64_t j = 0; j < W; j++) x[j] = j < w ? a * row[c + j] : 0;
 }
 
-/* Columns [c, c + w) of a row += x. */
-INLINE void NAME(add)(REAL *row, const NAME(eight) *x, int64_t c, int64_t w) {
-    for (int64_t j = 0; j < w; j++) row[c + j] += ((const REAL *)x)[j];
+/* Columns [c, c + w) of a row += a x. */
+INLINE void NAME(add)(REAL *row, REAL a, const NAME(eight) *x, int64_t c, int64_t w, int64_t W) {
+    if (w == W)
+        EACH(j) *(NAME(eight) *)(row + c + 8 * j) += a * x[j];
+    else
+        for (int64_t j = 0; j < w; j++) row[c + j] += a * ((const REAL *)x)[j];
 }
 
-/* State e = gate_e left_node(e) right_node(e)^T. */
-INLINE void NAME(outer)(REAL *states, const REAL *left, const REAL *right, const REAL *gate,
-                        const int64_t *edge, const int64_t *node, int64_t edges, int64_t heads,
-                        int64_t h, int64_t K, int64_t V, int64_t c, int64_t w, int64_t W) {
-    NAME(eight) y[4];
-    for (int64_t i = 0; i < edges; i++) {
-        int64_t e = edge[i], n = node[e] * heads + h;
-        REAL s = gate[e * heads + h];
-        NAME(load)(y, right + n * V, c, w, W);
-        for (int64_t k = 0; k < K; k++) {
-            REAL a = s * left[n * K + k];
-            NAME(eight) *row = (NAME(eight) *)(states + (i * K + k) * W);
-            EACH(j) row[j] = a * y[j];
-        }
+/* What all line edges of place i but the first two bring; their gradients, state . other, are added
+ * to d_transition, if given. */
+APART void NAME(others)(REAL *states, int64_t i, const NAME(lines) *lines, const REAL *transition,
+                        int64_t heads, const REAL *state, REAL *d_transition, int64_t size) {
+    memset(states + i * size, 0, size * sizeof(REAL));
+    for (int64_t l = lines->ptr[i] + 2; l < lines->ptr[i + 1]; l++) {
+        const REAL *other = states + (lines->other[l] - lines->start) * size;
+        NAME(axpy)(states + i * size, transition[lines->line[l] * heads], other, size);
+        if (d_transition)
+            d_transition[lines->line[l] * heads] += NAME(dot)(state, other, size);
     }
 }
 
-/* states = (I - T)^-1 states along the order, or against it. */
-static void NAME(pass)(REAL *states, const REAL *transition, const int64_t *line_ptr,
-                       const int64_t *line, const int64_t *next, int64_t start, int64_t edges,
-                       int64_t heads, int64_t h, int64_t size, int64_t against) {
-    for (int64_t p = 0; p < edges; p++) {
-        int64_t i = against ? edges - 1 - p : p;
-        REAL *row = states + i * size;
-        for (int64_t l = line_ptr[start + i]; l < line_ptr[start + i + 1]; l++) {
-            REAL t = transition[line[l] * heads + h], *other = states + (next[l] - start) * size;
-            if (against)
-                NAME(axpy)(row, t, other, size);
-            else
-                NAME(axpy)(other, t, row, size);
+/* The number of line edges of place i; transitions t and states from of the first two. What the
+ * others bring is written to its row. */
+INLINE int64_t NAME(gather)(REAL *states, int64_t i, const NAME(lines) *lines,
+                            const REAL *transition, int64_t heads, REAL *t, const REAL **from,
+                            const REAL *state, REAL *d_transition, int64_t size) {
+    int64_t first = lines->ptr[i], n = lines->ptr[i + 1] - first;
+    for (int64_t m = 0; m < n && m < 2; m++) {
+        t[m] = transition[lines->line[first + m] * heads];
+        from[m] = states + (lines->other[first + m] - lines->start) * size;
+    }
+    if (n > 2) NAME(others)(states, i, lines, transition, heads, state, d_transition, size);
+    return n;
+}
+
+/* The call with the number n of line edges as a constant: 0, 1, 2, or more. */
+#define COUNT(n, function, ...)                              \
+    switch (n) {                                             \
+        case 0: NAME(function)(__VA_ARGS__, 0); break;       \
+        case 1: NAME(function)(__VA_ARGS__, 1); break;       \
+        case 2: NAME(function)(__VA_ARGS__, 2); break;       \
+        default: NAME(function)(__VA_ARGS__, 3);             \
+    }
+
+/* state = left right^T + sum of t[m] from[m]; sum += query^T state, if there is a query. */
+INLINE void NAME(state)(REAL *state, const REAL *left, const NAME(eight) *right, const REAL *t,
+                        const REAL **from, int reads, const REAL *query, NAME(eight) *sum,
+                        int64_t rows, int64_t W, int n) {
+    for (int64_t r = 0; r < rows; r++)
+        EACH(j) {
+            int64_t at = r * W + 8 * j;
+            NAME(eight) x = left[r] * right[j];
+            if (n > 2) x += NAME(get)(state + at);
+            for (int m = 0; m < n && m < 2; m++) x += t[m] * NAME(get)(from[m] + at);
+            *(NAME(eight) *)(state + at) = x;
+            if (reads) sum[j] += query[r] * x;
         }
+}
+
+/* All states of a unit, left_src(e) S_e right_src(e)^T and what comes into e; forward they are read,
+ * out_dst(e) += M_e C_e^T q_dst(e). */
+INLINE void NAME(states)(const NAME(unit) *u, NAME(nodes) left, NAME(nodes) right, int reads,
+                         int64_t rows, int64_t W) {
+    int64_t size = rows * W;
+    for (int64_t p = 0; p < u->edges; p++) {
+        int64_t i = u->reversed ? u->edges - 1 - p : p, e = u->edge[i], gate = e * u->heads;
+        int64_t s = u->src[e], d = u->dst[e];
+        const REAL *from[2];
+        REAL t[2];
+        NAME(eight) x[4], sum[4] = {0};
+        int64_t n = NAME(gather)(u->states, i, &u->into, u->transition, u->heads, t, from, 0, 0,
+                                 size);
+        NAME(load)(x, u->source[gate], NAME(of)(right, s), u->c, u->w, W);
+        COUNT(n, state, u->states + i * size, NAME(of)(left, s), x, t, from, reads,
+              NAME(of)(u->query, d), sum, rows, W)
+        if (reads)
+            NAME(add)(u->out + d * u->heads * u->V, u->mark[gate], sum, u->c, u->w, W);
     }
 }
 
-/* out_dst(e) += M_e C_e^T q_dst(e). */
-INLINE void NAME(read)(const REAL *states, const REAL *query, const REAL *mark, REAL *out,
-                       const int64_t *edge, const int64_t *dst, int64_t edges, int64_t heads,
-                       int64_t h, int64_t K, int64_t V, int64_t c, int64_t w, int64_t W) {
-    for (int64_t i = 0; i < edges; i++) {
-        int64_t e = edge[i], n = dst[e] * heads + h;
-        REAL m = mark[e * heads + h];
-        NAME(eight) sum[4] = {0};
-        for (int64_t k = 0; k < K; k++) {
-            REAL a = m * query[n * K + k];
-            const NAME(eight) *row = (const NAME(eight) *)(states + (i * K + k) * W);
-            EACH(j) sum[j] += a * row[j];
-        }
-        NAME(add)(out + n * V, sum, c, w);
-    }
-}
-
-/* The terms of one edge's state and adjoint state, see states_backward in levelwise.py. */
-INLINE void NAME(read_back)(const REAL *states, const REAL *adjoint, const REAL *grad,
-                            const REAL *query, const REAL *key, const REAL *value,
-                            const REAL *source, const REAL *mark, REAL *d_query, REAL *d_key,
-                            REAL *d_value, REAL *d_source, REAL *d_mark, const int64_t *edge,
-                            const int64_t *src, const int64_t *dst, int64_t edges, int64_t heads,
-                            int64_t h, int64_t K, int64_t V, int64_t c, int64_t w, int64_t W) {
-    NAME(eight) g[4], v[4];
-    for (int64_t i = 0; i < edges; i++) {
-        int64_t e = edge[i], s = src[e] * heads + h, d = dst[e] * heads + h;
-        REAL m = mark[e * heads + h], gate = source[e * heads + h], dm = 0, ds = 0;
-        NAME(eight) sum[4] = {0};
-        NAME(load)(g, grad + d * V, c, w, W);
-        NAME(load)(v, value + s * V, c, w, W);
-        for (int64_t k = 0; k < K; k++) {
-            const NAME(eight) *a = (const NAME(eight) *)(states + (i * K + k) * W);
-            const NAME(eight) *b = (const NAME(eight) *)(adjoint + (i * K + k) * W);
-            REAL q_k = query[d * K + k], k_k = key[s * K + k], x = gate * k_k;
-            NAME(eight) for_g = {0}, for_v = {0};
-            EACH(j) {
-                for_g += a[j] * g[j];
-                for_v += b[j] * v[j];
-                sum[j] += x * b[j];
+/* adjoint = grad query^T + sum of t[m] from[m]. What it and the state say, see states_backward in
+ * levelwise.py: d_query += grad^T state, d_key += value^T adjoint, d_value += adjoint key,
+ * dt[m] = state . from[m]. */
+INLINE void NAME(adjoint)(REAL *adjoint, const REAL *state, const REAL *grad, const REAL *value,
+                          const NAME(eight) *query, const NAME(eight) *key, const REAL *t,
+                          const REAL **from, NAME(eight) *d_query, NAME(eight) *d_key,
+                          REAL *d_value, REAL *dt, int64_t rows, int64_t W, int n) {
+    NAME(eight) dot[2] = {0};
+    for (int64_t r = 0; r < rows; r++) {
+        NAME(eight) for_value = {0};
+        REAL g = grad[r], v = value[r];
+        EACH(j) {
+            int64_t at = r * W + 8 * j;
+            NAME(eight) c = NAME(get)(state + at), x = g * query[j];
+            if (n > 2) x += NAME(get)(adjoint + at);
+            for (int m = 0; m < n && m < 2; m++) {
+                NAME(eight) y = NAME(get)(from[m] + at);
+                x += t[m] * y;
+                dot[m] += c * y;
             }
-            REAL cg = NAME(sum)(for_g), av = NAME(sum)(for_v);
-            dm += q_k * cg;
-            ds += k_k * av;
-            d_query[d * K + k] += m * cg;
-            d_key[s * K + k] += gate * av;
+            *(NAME(eight) *)(adjoint + at) = x;
+            d_query[j] += g * c;
+            d_key[j] += v * x;
+            for_value += x * key[j];
         }
-        d_mark[e * heads + h] += dm;
-        d_source[e * heads + h] += ds;
-        NAME(add)(d_value + s * V, sum, c, w);
+        d_value[r] += NAME(sum)(for_value);
+    }
+    for (int m = 0; m < n && m < 2; m++) dt[m] = NAME(sum)(dot[m]);
+}
+
+/* All adjoint states [V, W] of a unit whose states are there, and their terms of the gradients. */
+INLINE void NAME(adjoints)(const NAME(unit) *u, int64_t W) {
+    int64_t size = u->V * W;
+    for (int64_t p = 0; p < u->edges; p++) {
+        int64_t i = u->reversed ? p : u->edges - 1 - p, e = u->edge[i];
+        int64_t s = u->src[e], d = u->dst[e], gate = e * u->heads;
+        const REAL *q = NAME(of)(u->query, d), *k = NAME(of)(u->key, s), *from[2];
+        REAL t[2], dt[2], *state = u->states + i * size;
+        NAME(eight) query[4], key[4], d_query[4] = {0}, d_key[4] = {0};
+        int64_t n = NAME(gather)(u->adjoints, i, &u->from, u->transition, u->heads, t, from, state,
+                                 u->d_transition, size);
+        NAME(load)(query, u->mark[gate], q, u->c, u->w, W);
+        NAME(load)(key, u->source[gate], k, u->c, u->w, W);
+        COUNT(n, adjoint, u->adjoints + i * size, state, NAME(of)(u->grad, d),
+              NAME(of)(u->value, s), query, key, t, from, d_query, d_key,
+              u->d_value + s * u->heads * u->V, dt, u->V, W)
+        for (int64_t m = 0; m < n && m < 2; m++)
+            u->d_transition[u->from.line[u->from.ptr[i] + m] * u->heads] += dt[m];
+        u->d_mark[gate] += NAME(dot)(q + u->c, (REAL *)d_query, u->w);
+        u->d_source[gate] += NAME(dot)(k + u->c, (REAL *)d_key, u->w);
+        NAME(add)(u->d_query + d * u->heads * u->K, u->mark[gate], d_query, u->c, u->w, W);
+        NAME(add)(u->d_key + s * u->heads * u->K, u->source[gate], d_key, u->c, u->w, W);
     }
 }
 
-/* The call with W as a constant: 8, 16, 24 or 32. */
-#define WITH(W, function, ...)                        \
-    switch (W) {                                      \
-        case 8: NAME(function)(__VA_ARGS__, 8); break;   \
-        case 16: NAME(function)(__VA_ARGS__, 16); break; \
-        case 24: NAME(function)(__VA_ARGS__, 24); break; \
-        default: NAME(function)(__VA_ARGS__, 32);        \
+/* A tile of columns, for each W. */
+#define WITH(W)                                          \
+    APART void NAME(forward_##W)(const NAME(unit) *u) {  \
+        NAME(states)(u, u->key, u->value, 1, u->K, W);   \
+    }                                                    \
+    APART void NAME(backward_##W)(const NAME(unit) *u) { \
+        NAME(states)(u, u->value, u->key, 0, u->V, W);   \
+        NAME(adjoints)(u, W);                            \
     }
+WITH(8)
+WITH(16)
+WITH(24)
+WITH(32)
+
+/* All tiles of a unit. */
+#define TILES(u, columns, W, function)                  \
+    for (u.c = 0; u.c < columns && u.edges; u.c += W) { \
+        u.w = columns - u.c < W ? columns - u.c : W;    \
+        switch (W) {                                    \
+            case 8: NAME(function##_8)(&u); break;      \
+            case 16: NAME(function##_16)(&u); break;    \
+            case 24: NAME(function##_24)(&u); break;    \
+            default: NAME(function##_32)(&u);           \
+        }                                               \
+    }
+
+/* The line edges of a part by their other ends. room: 2 + edges + 2 (line edges) numbers. */
+static NAME(lines) NAME(turned)(NAME(lines) x, int64_t edges, int64_t *room) {
+    int64_t first = x.ptr[0], last = x.ptr[edges];
+    int64_t *ptr = room, *line = room + edges + 2, *other = line + last - first;
+    memset(ptr, 0, (edges + 2) * sizeof(int64_t));
+    for (int64_t l = first; l < last; l++) ptr[x.other[l] - x.start + 2]++;
+    for (int64_t i = 2; i < edges + 2; i++) ptr[i] += ptr[i - 1];
+    for (int64_t i = 0; i < edges; i++)
+        for (int64_t l = x.ptr[i]; l < x.ptr[i + 1]; l++) {
+            int64_t to = ptr[x.other[l] - x.start + 1]++;
+            line[to] = x.line[l];
+            other[to] = i;
+        }
+    return (NAME(lines)){ptr, line, other, 0};
+}
+
+/* Space for turned(), whatever part of the units [first, last) it is for. */
+static int64_t *NAME(room)(int64_t first, int64_t last, int64_t heads, const int64_t *edge_ptr,
+                           const int64_t *line_ptr) {
+    int64_t most = 0;
+    for (int64_t part = first / heads; part * heads < last; part++) {
+        int64_t from = edge_ptr[part], to = edge_ptr[part + 1];
+        int64_t size = 2 + to - from + 2 * (line_ptr[to] - line_ptr[from]);
+        most = size > most ? size : most;
+    }
+    return malloc(most * sizeof(int64_t));
+}
 
 /* h_n = D_n (q_n . k_n) v_n + sum over e into n of M_e C_e^T q_n. */
 void NAME(walk_forward)(const REAL *query, const REAL *key, const REAL *value,
                         const REAL *source, const REAL *transition, const REAL *mark,
                         const REAL *direct, REAL *out, REAL *work, int64_t first, int64_t last,
-                        int64_t heads, int64_t K, int64_t V, int64_t W, int64_t reversed,
+                        int64_t heads, int64_t K, int64_t V, int64_t W, int64_t query_step,
+                        int64_t key_step, int64_t value_step, int64_t reversed,
                         const int64_t *node_ptr, const int64_t *nodes, const int64_t *edge_ptr,
                         const int64_t *edges, const int64_t *line_ptr, const int64_t *line,
                         const int64_t *next, const int64_t *src, const int64_t *dst) {
-    for (int64_t u = first; u < last; u++) {
-        int64_t part = u / heads, h = u % heads;
-        int64_t start = edge_ptr[part], count = edge_ptr[part + 1] - start;
-        const int64_t *edge = edges + start;
-        for (int64_t i = node_ptr[part]; i < node_ptr[part + 1]; i++) {
-            int64_t n = nodes[i] * heads + h;
-            REAL a = direct[n] * NAME(dot)(query + n * K, key + n * K, K);
-            for (int64_t j = 0; j < V; j++) out[n * V + j] = a * value[n * V + j];
+    int64_t *room = NAME(room)(first, last, heads, edge_ptr, line_ptr);
+    NAME(lines) into = {0};
+    for (int64_t i = first; i < last; i++) {
+        int64_t part = i / heads, h = i % heads, start = edge_ptr[part];
+        int64_t count = edge_ptr[part + 1] - start;
+        if (i == first || h == 0) {
+            into = (NAME(lines)){line_ptr + start, line, next, start};
+            if (!reversed) into = NAME(turned)(into, count, room);
         }
-        for (int64_t c = 0; c < V && count; c += W) {
-            int64_t w = V - c < W ? V - c : W;
-            WITH(W, outer, work, key, value, source, edge, src, count, heads, h, K, V, c, w)
-            NAME(pass)(work, transition, line_ptr, line, next, start, count, heads, h, K * W,
-                       reversed);
-            WITH(W, read, work, query, mark, out, edge, dst, count, heads, h, K, V, c, w)
+        NAME(unit) u = {
+            .query = {query + h * K, query_step}, .key = {key + h * K, key_step},
+            .value = {value + h * V, value_step}, .source = source + h,
+            .transition = transition + h, .mark = mark + h, .out = out + h * V, .states = work,
+            .into = into, .edge = edges + start, .src = src, .dst = dst, .edges = count,
+            .heads = heads, .K = K, .V = V, .reversed = reversed,
+        };
+        for (int64_t j = node_ptr[part]; j < node_ptr[part + 1]; j++) {
+            int64_t n = nodes[j];
+            const REAL *v = NAME(of)(u.value, n);
+            REAL *to = u.out + n * heads * V;
+            REAL a = direct[n * heads + h] * NAME(dot)(NAME(of)(u.query, n), NAME(of)(u.key, n), K);
+            for (int64_t c = 0; c < V; c++) to[c] = a * v[c];
         }
+        TILES(u, V, W, forward)
     }
+    free(room);
 }
 
-/* The gradients of the seven inputs, all of them set to zero before, from that of the output. */
+/* The gradients of the seven inputs from that of the output. Those of source, transition and mark
+ * are zero before. */
 void NAME(walk_backward)(const REAL *grad, const REAL *query, const REAL *key, const REAL *value,
                          const REAL *source, const REAL *transition, const REAL *mark,
                          const REAL *direct, REAL *d_query, REAL *d_key, REAL *d_value,
                          REAL *d_source, REAL *d_transition, REAL *d_mark, REAL *d_direct,
                          REAL *work, int64_t first, int64_t last, int64_t heads, int64_t K,
-                         int64_t V, int64_t W, int64_t reversed, const int64_t *node_ptr,
+                         int64_t V, int64_t W, int64_t query_step, int64_t key_step,
+                         int64_t value_step, int64_t reversed, const int64_t *node_ptr,
                          const int64_t *nodes, const int64_t *edge_ptr, const int64_t *edges,
                          const int64_t *line_ptr, const int64_t *line, const int64_t *next,
                          const int64_t *src, const int64_t *dst) {
-    for (int64_t u = first; u < last; u++) {
-        int64_t part = u / heads, h = u % heads;
-        int64_t start = edge_ptr[part], count = edge_ptr[part + 1] - start, size = K * W;
-        const int64_t *edge = edges + start;
-        REAL *states = work, *adjoint = work + count * size;
-        for (int64_t i = node_ptr[part]; i < node_ptr[part + 1]; i++) {
-            int64_t n = nodes[i] * heads + h;
-            const REAL *q = query + n * K, *k = key + n * K, *v = value + n * V;
-            const REAL *g = grad + n * V;
+    int64_t *room = NAME(room)(first, last, heads, edge_ptr, line_ptr);
+    NAME(lines) later = {0}, earlier = {0};
+    for (int64_t i = first; i < last; i++) {
+        int64_t part = i / heads, h = i % heads, start = edge_ptr[part];
+        int64_t count = edge_ptr[part + 1] - start;
+        if (i == first || h == 0) {
+            later = (NAME(lines)){line_ptr + start, line, next, start};
+            earlier = NAME(turned)(later, count, room);
+        }
+        NAME(unit) u = {
+            .query = {query + h * K, query_step}, .key = {key + h * K, key_step},
+            .value = {value + h * V, value_step}, .grad = {grad + h * V, heads * V},
+            .source = source + h, .transition = transition + h, .mark = mark + h,
+            .d_query = d_query + h * K, .d_key = d_key + h * K, .d_value = d_value + h * V,
+            .d_source = d_source + h, .d_transition = d_transition + h, .d_mark = d_mark + h,
+            .states = work, .adjoints = work + count * V * W,
+            .into = reversed ? later : earlier, .from = reversed ? earlier : later,
+            .edge = edges + start, .src = src, .dst = dst, .edges = count,
+            .heads = heads, .K = K, .V = V, .reversed = reversed,
+        };
+        for (int64_t j = node_ptr[part]; j < node_ptr[part + 1]; j++) {
+            int64_t n = nodes[j], at = n * heads + h;
+            const REAL *q = NAME(of)(u.query, n), *k = NAME(of)(u.key, n);
+            const REAL *v = NAME(of)(u.value, n), *g = NAME(of)(u.grad, n);
             REAL qk = NAME(dot)(q, k, K), gv = NAME(dot)(g, v, V);
-            d_direct[n] = qk * gv;
-            NAME(axpy)(d_query + n * K, direct[n] * gv, k, K);
-            NAME(axpy)(d_key + n * K, direct[n] * gv, q, K);
-            NAME(axpy)(d_value + n * V, direct[n] * qk, g, V);
+            REAL for_k = direct[at] * gv, for_v = direct[at] * qk;
+            d_direct[at] = qk * gv;
+            for (int64_t c = 0; c < K; c++) d_query[at * K + c] = for_k * k[c];
+            for (int64_t c = 0; c < K; c++) d_key[at * K + c] = for_k * q[c];
+            for (int64_t c = 0; c < V; c++) d_value[at * V + c] = for_v * g[c];
         }
-        for (int64_t c = 0; c < V && count; c += W) {
-            int64_t w = V - c < W ? V - c : W;
-            WITH(W, outer, states, key, value, source, edge, src, count, heads, h, K, V, c, w)
-            NAME(pass)(states, transition, line_ptr, line, next, start, count, heads, h, size,
-                       reversed);
-            WITH(W, outer, adjoint, query, grad, mark, edge, dst, count, heads, h, K, V, c, w)
-            NAME(pass)(adjoint, transition, line_ptr, line, next, start, count, heads, h, size,
-                       !reversed);
-            WITH(W, read_back, states, adjoint, grad, query, key, value, source, mark, d_query,
-                 d_key, d_value, d_source, d_mark, edge, src, dst, count, heads, h, K, V, c, w)
-            for (int64_t i = 0; i < count; i++)
-                for (int64_t l = line_ptr[start + i]; l < line_ptr[start + i + 1]; l++) {
-                    int64_t o = next[l] - start, in = reversed ? o : i, to = reversed ? i : o;
-                    d_transition[line[l] * heads + h] +=
-                        NAME(dot)(states + in * size, adjoint + to * size, size);
-                }
-        }
+        TILES(u, K, W, backward)
     }
+    free(room);
 }
 
 #undef INLINE
+#undef APART
 #undef EACH
+#undef COUNT
 #undef WITH
+#undef TILES
