@@ -30,13 +30,14 @@ def test_another_result_is_noticed_and_brought_in(copy):
     folder, args = copy
     assert report.main(args) == []
     old = Results(folder / "results").one("molecules_nci")
-    old["models"]["gine"]["test"]["rmse"] = 0.25
+    old["models"]["gine"]["test"]["diameter"] = 0.25
+    old["models"]["gine"]["runs"][0]["test"]["standardised_rmse"] = 0.25
     write_json(folder / "results" / "molecules_nci.json", old)
     before = (folder / "README.md").read_text()
     with pytest.raises(SystemExit) as failed:
         report.main([*args, "--check"])
     text = str(failed.value)
-    assert "-| GINE | 0.640" in text and "+| GINE | 0.250 |" in text
+    assert "+| diameter | 0.330 ± 0.004 | **0.250 ± " in text
     assert "nci.png: another chart" in text and "run python -m experiments.report" in text
     assert (folder / "README.md").read_text() == before  # a check changes nothing
     assert report.main(args) == ["README.md", "nci.png"]

@@ -12,6 +12,7 @@ from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTMConv
+from plstm_graph.nn.norm import HeadRMSNorm, log_rms, mean_square
 from plstm_graph.ops.naive import naive_plstm
 from plstm_graph.transforms import ToLineGraph
 from tests.nn.conftest import EDGES, edges_of, features, line_graph_of, output
@@ -348,3 +349,22 @@ def test_qk_norm_bounds_what_the_size_of_the_input_does():
             conv.projection.lin_node.weight[rows[name]] *= 10
             want = want * factor
             assert torch.allclose(conv(x, edge_index), want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_head_norm_that_is_given_the_mean_square(dtype):
+    torch.manual_seed(0)
+    norm = HeadRMSNorm(2, 5).to(dtype)
+    with torch.no_grad():
+        norm.scale.uniform_(0.5, 2)
+    x = (torch.randn(7, 2, 5) * torch.tensor([1e-4, 1.0]).view(2, 1)).to(dtype).requires_grad_()
+    cotangent, found = torch.randn(7, 2, 5).to(dtype), []
+    for square in (None, mean_square(x)):
+        out = norm(x, square)
+        assert out.dtype == dtype
+        grads = torch.autograd.grad(out, (x, norm.scale), cotangent)
+        found.append((out, log_rms(x, square), *grads))
+    eps = 4 * torch.finfo(dtype).eps
+    for own, given in zip(*found):
+        largest = float(own.detach().abs().max())
+        torch.testing.assert_close(given, own, rtol=eps, atol=eps * largest)
