@@ -9,7 +9,7 @@ Of a part of the batch with n nodes, E edges on so many levels and L line edges,
   their borders, about as many as line edges on a level,
   ``BORDER_COST * (E / c - 1) (L / levels) * K V``;
 - walk, where it can run: ``EDGE_COST * E + (WALK_COST * E + WALK_LINE_COST * L) * K V``, times
-  ``1 + E K / CACHE`` (at most 4) where the states of the part leave the cache.
+  ``1 + E K / CACHE`` (at most 7) where the states of the part leave the cache.
 
 A form that is used at all costs its own operations, too: ``PARALLEL_COST``, ``LEVEL_COST`` for each
 level of the deepest part, ``CHUNKS_COST`` or ``START_COST``; each beyond the first ``SPLIT_COST``,
@@ -46,7 +46,7 @@ STATE_COST, LINE_COST, LEVEL_COST = 3.5e-3, 2e-3, 30.0
 CHUNKS_COST, CHUNK_COST, BORDER_COST = 1900.0, 1.6e-2, 1.4e-2
 #: The walk's operations; per edge; per element of the states of edges and of line edges; elements
 #: of a tile's narrowest states that the cache holds.
-START_COST, EDGE_COST, WALK_COST, WALK_LINE_COST, CACHE = 300.0, 0.1, 4e-4, 4.5e-4, 1.5e5
+START_COST, EDGE_COST, WALK_COST, WALK_LINE_COST, CACHE = 600.0, 0.1, 2.2e-4, 2.5e-4, 6e4
 #: Each form beyond the first.
 SPLIT_COST = 4000.0
 
@@ -73,7 +73,7 @@ def cheapest(line_graph: LineGraph, heads: int, k: int, v: int) -> Choice:
             bucket_cost(seg.num_nodes, seg.num_edges) + PRODUCT_COST * seg.num_nodes * (k + v),
             CHUNK_COST * seg.num_edges * (c + k + v) + BORDER_COST * crossing * k * v,
             (STATE_COST * seg.num_edges + LINE_COST * lines) * k * v,
-            (EDGE_COST * seg.num_edges + states) * np.minimum(1 + seg.num_edges * k / CACHE, 4),
+            (EDGE_COST * seg.num_edges + states) * np.minimum(1 + seg.num_edges * k / CACHE, 7),
         ]
     )
     if not some.any():
