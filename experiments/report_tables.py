@@ -82,18 +82,36 @@ def forms(results: Results) -> Rows:
     ops = results.one("benchmark")["ops"]
     labels = {
         "edge loop": "edge loop: every edge makes its own source and readout",
+        "published": "the published program, forward and backward of its own",
         "naive": '`form="naive"`: a loop with sources and readouts batched',
     }
     for name, row in ops.items():
-        label = labels.get(name, f'`form="{name}"`')
+        graph, _, form = name.rpartition(": ")
+        label = labels.get(name, f'{graph and graph + ", "}`form="{form}"`')
         yield label, f"{row['ms']:.1f}", f"{1 / row['ratio_to_edge loop']:.1f}"
 
 
 @table("speed of layers")
 def layers(results: Results) -> Rows:
-    yield "one layer, 96 wide, 4 heads, edge features, line graph given", "ms", "x GATv2Conv"
-    for name, row in results.one("benchmark")["layers"].items():
-        yield name, f"{row['ms']:.1f}", f"{row['ratio_to_GATv2Conv']:.2f}"
+    tables = results.one("benchmark")["layers"]
+    yield (
+        "one layer, 96 wide, 4 heads, edge features, line graph given",
+        *(
+            f"{text}, {threads}"
+            for threads in tables
+            for text in ("ms", "x GATv2Conv", "x GPSConv")
+        ),
+    )
+    for name in next(iter(tables.values())):
+        rows = [table[name] for table in tables.values()]
+        yield (
+            name,
+            *(
+                f"{row[key]:.{digits}f}"
+                for row in rows
+                for key, digits in (("ms", 1), ("ratio_to_GATv2Conv", 2), ("ratio_to_GPSConv", 2))
+            ),
+        )
 
 
 @table("speed of grid layers")
