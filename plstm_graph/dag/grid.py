@@ -100,5 +100,5 @@ def _grid(
     )
     if line_id is not None:
         out.line_id = torch.from_numpy(line_id)
-    out._cache["level"] = torch.from_numpy(np.concatenate(levels))
+    out.plan("level", lambda _: torch.from_numpy(np.concatenate(levels)))
     return out

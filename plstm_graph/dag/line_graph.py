@@ -12,6 +12,7 @@ The letters of the shapes: N nodes, E edges, L line edges, B graphs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -278,6 +279,23 @@ class LineGraph:
         if self.opposite_id is None:
             return torch.zeros(self.num_edges, dtype=torch.bool, device=self.device)
         return self.opposite_id >= 0
+
+    # ---------------------------------------------------------------- plans
+
+    def plan(self, key: Hashable, make: Callable[[LineGraph], Any]) -> Any:
+        """What ``make`` derives from this graph, made at the first call and kept with it.
+
+        Args:
+            key: of the result; the same key always stands for the same ``make``.
+            make: from this graph to anything.
+        """
+        if key not in self._cache:
+            self._cache[key] = make(self)
+        return self._cache[key]
+
+    def has_plan(self, key: Hashable) -> bool:
+        """Whether :meth:`plan` has a result for ``key``: nothing can be made while compiling."""
+        return key in self._cache
 
     # ---------------------------------------------------------------- derived graphs
 

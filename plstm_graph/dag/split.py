@@ -49,5 +49,5 @@ def subgraph(line_graph: LineGraph, parts: np.ndarray) -> SubGraph:
         to((np.cumsum(parts) - 1)[seg.node_part[node_keep]]),
         is_multitree=line_graph.is_multitree,
     )
-    sub._cache["level"] = line_graph.level[edge_id]
+    sub.plan("level", lambda _: line_graph.level[edge_id])
     return SubGraph(sub, node_id, edge_id, line_id)

@@ -33,9 +33,7 @@ class Unrolled(NamedTuple):
 
 def unroll(line_graph: LineGraph) -> Unrolled | None:
     """The graph of copies, or ``None`` where the nodes themselves have an order. Cached."""
-    if "unrolled" not in line_graph._cache:
-        line_graph._cache["unrolled"] = _unroll(line_graph)
-    return line_graph._cache["unrolled"]
+    return line_graph.plan("unrolled", _unroll)
 
 
 def _unroll(line_graph: LineGraph) -> Unrolled | None:
@@ -71,7 +69,7 @@ def _unroll(line_graph: LineGraph) -> Unrolled | None:
         torch.from_numpy(part).to(device),
         is_multitree=line_graph.is_multitree,
     )
-    out._cache["level"] = line_graph.level
+    out.plan("level", lambda _: line_graph.level)
     first = np.diff(node, prepend=-1) != 0
     return Unrolled(
         out, torch.from_numpy(node).to(device), torch.from_numpy(first).to(device), level

@@ -40,9 +40,7 @@ class Walk(NamedTuple):
 
 def walk(line_graph: LineGraph) -> Walk:
     """The tables of ``line_graph``, cached on it."""
-    if "walk" not in line_graph._cache:
-        line_graph._cache["walk"] = _walk(line_graph)
-    return line_graph._cache["walk"]
+    return line_graph.plan("walk", _walk)
 
 
 def _walk(line_graph: LineGraph) -> Walk:

@@ -253,7 +253,7 @@ def _check_derived(line_graph: LineGraph, direction: str) -> None:
     """The two-way graph of a layer exists already: it cannot be built while compiling."""
     key = {"auto": "two_way_where_undirected", "two_way": "two_way"}.get(direction)
     stays_one_way = direction == "auto" and line_graph.opposite_id is None
-    if key is None or stays_one_way or line_graph.is_two_way or key in line_graph._cache:
+    if key is None or stays_one_way or line_graph.is_two_way or line_graph.has_plan(key):
         return
     raise ValueError(
         "expected a prepared line_graph under torch.compile, got a bare one; call "

@@ -52,14 +52,15 @@ def _plan_auto(
     line_graph: LineGraph, heads: int, k: int, v: int
 ) -> list[tuple[str, SubGraph | None]]:
     """Pairs of form and parts (None: the whole graph), cached on the line graph."""
-    key = ("auto", heads, k, v)
-    if key not in line_graph._cache:
+
+    def make(line_graph: LineGraph) -> list[tuple[str, SubGraph | None]]:
         parts = cheapest(line_graph, heads, k, v).parts
-        line_graph._cache[key] = [
+        return [
             (form, None if len(parts) == 1 else subgraph(line_graph, members))
             for form, members in parts.items()
         ]
-    return line_graph._cache[key]
+
+    return line_graph.plan(("auto", heads, k, v), make)
 
 
 def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:
@@ -106,10 +107,7 @@ def _inner_form(form: str, line_graph: LineGraph, heads: int, k: int, v: int) ->
         return "chunks"
     if form == "walk":
         return form
-    key = ("payload", heads, k, v)
-    if key not in line_graph._cache:
-        line_graph._cache[key] = payload_of(line_graph, heads, k, v)
-    return line_graph._cache[key]
+    return line_graph.plan(("payload", heads, k, v), lambda graph: payload_of(graph, heads, k, v))
 
 
 def _auto(inputs: tuple[Tensor, ...], line_graph: LineGraph, scale: float) -> Tensor:
@@ -147,7 +145,7 @@ def _run(
         return _auto(inputs, line_graph, scale)
     heads, k, v = inputs[0].size(1), inputs[0].size(2), inputs[2].size(2)
     inner = SEGMENTS if backend == "triton" else _inner_form(form, line_graph, heads, k, v)
-    if ("tables", inner, heads) not in line_graph._cache:
+    if not line_graph.has_plan(("tables", inner, heads)):
         if form == "parallel":
             _check_dense(line_graph, heads)
         if form == "walk" and (why := walk_unavailable(line_graph.device)) is not None:

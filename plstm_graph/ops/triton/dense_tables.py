@@ -55,9 +55,7 @@ def dense_fits(line_graph: LineGraph) -> bool:
 
 def dense_tables(line_graph: LineGraph) -> DenseTables:
     """The tables of ``line_graph``, cached on it."""
-    if "dense_tables" not in line_graph._cache:
-        line_graph._cache["dense_tables"] = _dense_tables(line_graph)
-    return line_graph._cache["dense_tables"]
+    return line_graph.plan("dense_tables", _dense_tables)
 
 
 def _dense_tables(line_graph: LineGraph) -> DenseTables:

@@ -82,10 +82,7 @@ def node_levels(line_graph: LineGraph) -> np.ndarray:
 
 def walks(line_graph: LineGraph, kind: str) -> tuple[Walk, Walk]:
     """The forward walk and the adjoint one, cached on the line graph."""
-    key = ("walks", kind)
-    if key not in line_graph._cache:
-        line_graph._cache[key] = _walks(line_graph, kind)
-    return line_graph._cache[key]
+    return line_graph.plan(("walks", kind), lambda graph: _walks(graph, kind))
 
 
 def walk_tables(line_graph: LineGraph) -> list[Tensor]:

@@ -81,9 +81,7 @@ class BucketTables(NamedTuple):
 def bucket_tables(line_graph: LineGraph, heads: int) -> BucketTables:
     """The tables for scans of gating rows in the padded matrices of ``bucket_plan``. Cached."""
     key = ("bucket_tables", heads)
-    if key not in line_graph._cache:
-        line_graph._cache[key] = _bucket_tables(line_graph, heads)
-    return line_graph._cache[key]
+    return line_graph.plan(key, lambda graph: _bucket_tables(graph, heads))
 
 
 def _bucket_tables(line_graph: LineGraph, heads: int) -> BucketTables:
