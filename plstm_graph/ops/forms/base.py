@@ -1,0 +1,64 @@
+"""What a form is: one exact way to compute the recurrence.
+
+A form is one file with one class derived from :class:`Form`, and one entry in
+:data:`plstm_graph.ops.forms.FORMS`. All else (checks, dtypes, autograd, compilation, second
+derivatives, the choice of ``form="auto"``, ``plstm_graph.backends()``) is the same for all forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.ops.inputs import Inputs
+
+
+class Problem(NamedTuple):
+    """What is known of a call before its tensors are looked at."""
+
+    line_graph: LineGraph
+    heads: int  # H
+    key_size: int  # K
+    value_size: int  # V
+    factored: bool  # whether the transition is Factored
+    backend: str  # "torch" or "triton"
+
+
+class Form:
+    """One exact way to compute the recurrence.
+
+    Attributes:
+        name: the public name.
+        factored: whether :class:`~plstm_graph.ops.inputs.Factored` transitions are taken as they
+            are; other forms get them expanded along ``line_index``.
+    """
+
+    name: str
+    factored: bool = False
+
+    def unavailable(self, problem: Problem) -> str | None:
+        """Why the form cannot run on this problem, with a remedy; ``None`` if it can."""
+        return None
+
+    def cost(self, problem: Problem) -> float:
+        """Estimated microseconds of forward and backward, without the plan."""
+        raise NotImplementedError
+
+    def plan(self, problem: Problem) -> list[Tensor]:
+        """The tables that the form needs of the line graph: the caller caches them."""
+        raise NotImplementedError
+
+    def forward(
+        self, inputs: Inputs, scale: float, plan: Sequence[Tensor]
+    ) -> tuple[Tensor, Any]:
+        """The result [N, H, V], and anything that saves :meth:`backward` work, or ``None``."""
+        raise NotImplementedError
+
+    def backward(
+        self, grad: Tensor, inputs: Inputs, scale: float, plan: Sequence[Tensor], kept: Any
+    ) -> Sequence[Tensor]:
+        """Gradients of ``inputs.tensors``; ``kept`` is ``None`` where the forward's is gone."""
+        raise NotImplementedError
