@@ -20,7 +20,7 @@ class LineParts(NamedTuple):
     """A line graph as arrays, in the order in which they are stored."""
 
     dag_edge_index: np.ndarray  #: [2, E] int64
-    line_index: np.ndarray  #: [2, L] int64
+    line_index: np.ndarray | None  #: [2, L] int64, if it was asked for
     edge_id: np.ndarray  #: [E] int64, ascending columns of the input
     opposite_id: np.ndarray | None  #: [E] int64, see :class:`plstm_graph.dag.orient.Oriented`
     node_rank: np.ndarray | None  #: [N], likewise
@@ -37,9 +37,10 @@ def build_line_parts(
     node_keys: Sequence[np.ndarray] = (),
     edge_keys: Sequence[np.ndarray] = (),
     *,
+    lines: bool = True,
     multitree: bool = True,
 ) -> LineParts:
-    """Orient a graph and build its line graph, levels and, with ``multitree``, its multitree.
+    """Orient a graph; its levels, with ``lines`` its line edges, with ``multitree`` its multitree.
 
     Args and errors: see :func:`plstm_graph.dag.orient.orient`. If the columns of ``edge_index``
     are sorted by graph, so is every result.
@@ -48,8 +49,8 @@ def build_line_parts(
         edge_index, num_nodes, orientation, batch, seed, node_keys, edge_keys
     )
     dag = edge_index[:, edge_id]
-    line = line_index_of(dag, num_nodes)
+    line = line_index_of(dag, num_nodes) if lines else None
     # On the whole line graph an edge's level is that of the node it starts from.
     level = longest_path_levels(dag, num_nodes)[dag[0]]
-    mask = multitree_mask(dag, line, rank) if multitree else None
+    mask = multitree_mask(dag, line, rank) if lines and multitree else None
     return LineParts(dag, line, edge_id, opposite_id, rank, level, mask)

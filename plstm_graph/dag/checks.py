@@ -78,11 +78,13 @@ def feature_keys(name: str, value: Tensor | None, rows: int) -> list[np.ndarray]
 def num_columns(graph: LineGraph) -> int:
     """M, the columns of the ``edge_index`` that a line graph was made of: one more than the last
     one that is an edge or the opposite of one. Cached."""
-    if "num_columns" not in graph._cache:
-        parts = (graph.edge_id, graph.opposite_id)
-        last = [int(part.max()) for part in parts if part is not None and part.numel()]
-        graph._cache["num_columns"] = max(last, default=-1) + 1
-    return graph._cache["num_columns"]
+    return graph.plan("num_columns", _num_columns)
+
+
+def _num_columns(graph: LineGraph) -> int:
+    parts = (graph.edge_id, graph.opposite_id)
+    last = [int(part.max()) for part in parts if part is not None and part.numel()]
+    return max(last, default=-1) + 1
 
 
 def check_line_graph(graph: LineGraph) -> None:

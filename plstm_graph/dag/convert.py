@@ -40,11 +40,10 @@ def from_networkx(g: networkx.Graph, orientation: str | Tensor = "canonical") ->
         # Columns 2 e and 2 e + 1 are the two directions of edge e: one of them is kept.
         edge_index = torch.stack([edge_index, edge_index.flip(0)], dim=2).view(2, -1)
     out = LineGraph.from_edge_index(edge_index, len(number), orientation)
-    if not directed:
-        out.edge_id = out.edge_id // 2
-        if out.opposite_id is not None:
-            out.opposite_id = out.opposite_id // 2
-    return out
+    if directed:
+        return out
+    opposite_id = None if out.opposite_id is None else out.opposite_id // 2
+    return out.with_ids(out.edge_id // 2, opposite_id)
 
 
 def to_networkx(line_graph: LineGraph) -> networkx.MultiDiGraph:

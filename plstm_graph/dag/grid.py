@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.levels import line_index_of
 from plstm_graph.dag.line_graph import LineGraph
 
@@ -90,15 +91,13 @@ def _grid(
     if turns == "diffusive":
         line_id = np.flatnonzero(axis_of[line[1]] <= axis_of[line[0]])
         line = line[:, line_id]
-    out = LineGraph._trusted(
+    family = Family(
         node.size,
-        torch.from_numpy(edges),
-        torch.from_numpy(line),
-        torch.arange(edges.shape[1]),
-        None,
+        Member(torch.from_numpy(edges), torch.arange(edges.shape[1])),
         is_multitree=turns == "diffusive",
+        line_index=torch.from_numpy(line),
+        level=torch.from_numpy(np.concatenate(levels)),
+        line_id=None if line_id is None else torch.from_numpy(line_id),
+        complete=turns == "all",
     )
-    if line_id is not None:
-        out.line_id = torch.from_numpy(line_id)
-    out.plan("level", lambda _: torch.from_numpy(np.concatenate(levels)))
-    return out
+    return LineGraph._of(family)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.levels import longest_path_levels
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.segments import segments
@@ -61,16 +62,14 @@ def _unroll(line_graph: LineGraph) -> Unrolled | None:
         level = step
     device = line_graph.device
     part = segments(line_graph).node_part[node]
-    out = LineGraph._trusted(
+    family = Family(
         found.size,
-        torch.from_numpy(copies).to(device),
-        line_graph.line_index,
-        line_graph.edge_id,
+        Member(torch.from_numpy(copies).to(device), line_graph.edge_id),
         torch.from_numpy(part).to(device),
-        is_multitree=line_graph.is_multitree,
+        line_index=line_graph.line_index,
+        level=line_graph.level,
     )
-    out.plan("level", lambda _: line_graph.level)
     first = np.diff(node, prepend=-1) != 0
     return Unrolled(
-        out, torch.from_numpy(node).to(device), torch.from_numpy(first).to(device), level
+        LineGraph._of(family), torch.from_numpy(node).to(device), torch.from_numpy(first).to(device), level
     )

@@ -28,15 +28,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.expand import expand_states, unfold_edges, unfold_lines
+from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
+from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.schedule import level_schedule
-from plstm_graph.dag.walk import walk
+from plstm_graph.ops.schedule import level_schedule
+from plstm_graph.ops.gating_plan import walk
 from plstm_graph.ops import native
-from plstm_graph.ops.checks import check_plstm, compute_dtype, resolve_backend
+from plstm_graph.ops.checks import check_line_graph, check_plstm, check_tensor, compute_dtype, resolve_backend
 from plstm_graph.ops.cost import cheapest
+from plstm_graph.ops.forms import Problem
+from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.scan import levelwise_dag_scan
-from plstm_graph.ops.triton.dag_scan import triton_dag_scan
 
 #: Elements of the rows that the native kernel scans together (half a megabyte of floats).
 TILE_ELEMENTS = 1 << 17
@@ -50,28 +52,23 @@ Scan = Callable[[Tensor, Tensor, LineGraph], Tensor]
 
 
 def with_readout(line_graph: LineGraph) -> LineGraph:
-    """The graph with a virtual edge E + n from each node n to a new node N. Cached."""
-    cache = line_graph._cache
-    if "with_readout" not in cache:
-        if torch.compiler.is_compiling():
-            raise ValueError(
-                "expected a line_graph prepared for torch.compile, got a new one; call "
-                "plstm_graph.ops.gating.with_readout(line_graph) before the compiled function"
-            )
-        n, e, device = line_graph.num_nodes, line_graph.num_edges, line_graph.device
-        nodes = torch.arange(n, device=device)
-        edges = torch.stack([nodes, torch.full_like(nodes, n)])
-        lines = torch.stack([torch.arange(e, device=device), e + line_graph.edge_index[1]])
-        cache["with_readout"] = LineGraph._trusted(
-            n + 1,
-            torch.cat([line_graph.edge_index, edges], 1),
-            torch.cat([line_graph.line_index, lines], 1),
-            torch.arange(e + n, device=device),
-            None,
-        )
-        for graph in (cache["with_readout"], cache["with_readout"].reverse()):
-            level_schedule(graph)  # of both directions: the backward may be traced first
-    return cache["with_readout"]
+    """The graph with a virtual edge E + n from each node n to a new node N. Planned once."""
+    return line_graph.plan("with_readout", _with_readout)
+
+
+def _with_readout(line_graph: LineGraph) -> LineGraph:
+    n, e, device = line_graph.num_nodes, line_graph.num_edges, line_graph.device
+    nodes = torch.arange(n, device=device)
+    edges = torch.stack([nodes, torch.full_like(nodes, n)])
+    lines = torch.stack([torch.arange(e, device=device), e + line_graph.edge_index[1]])
+    member = Member(
+        torch.cat([line_graph.edge_index, edges], 1), torch.arange(e + n, device=device)
+    )
+    lines = torch.cat([line_graph.line_index, lines], 1)
+    graph = LineGraph._of(Family(n + 1, member, line_index=lines))
+    for directed in (graph, graph.reverse()):
+        level_schedule(directed)  # of both directions: the backward may be traced first
+    return graph
 
 
 def composed_gating(
@@ -147,6 +144,10 @@ def _composed_grads(inputs, views, line_graph, grad) -> tuple[Tensor | None, ...
 
 def _check_views(views: Tensor, line_graph: LineGraph, heads: int) -> None:
     n = line_graph.num_nodes
+    if not isinstance(views, Tensor):
+        raise ValueError(
+            f"expected views as an int64 tensor [O, {n}], got {type(views).__name__}"
+        )
     if views.dim() != 2 or views.size(1) != n or views.dtype != torch.int64:
         raise ValueError(
             f"expected views as int64 of shape [O, {n}] (a renumbering of the nodes for each "
@@ -190,8 +191,13 @@ def gating_matrix(
     Raises:
         ValueError: on a wrong shape, dtype, device or backend.
     """
+    check_line_graph(line_graph)
+    check_tensor("direct", direct, 2)
     one = direct.new_ones(*direct.shape, 1)
-    check_plstm(one, one, one, source, transition, mark, direct, line_graph, "auto", backend)
+    inputs = Inputs(one, one, one, source, transition, mark, direct)
+    check_plstm(inputs, line_graph, 1.0, "auto", backend)
+    if inputs.factored:
+        transition = transition.expand(line_graph.line_index)
     dtype = compute_dtype(source, transition, mark, direct)
     gates = (x.to(dtype) for x in (source, transition, mark, direct))
     source, transition, mark, direct = gates
@@ -207,6 +213,8 @@ def gating_matrix(
     inputs = (source, transition, mark, direct, views.contiguous(), line_graph)
     with torch.autocast(direct.device.type, enabled=False):
         if resolve_backend(backend, line_graph.device) == "triton":
+            from plstm_graph.ops.triton.scan import triton_dag_scan
+
             return composed_gating(*inputs, triton_dag_scan)
         if torch.compiler.is_compiling() or direct.device.type != "cpu" or native.unavailable():
             return composed_gating(*inputs)
@@ -232,5 +240,6 @@ def gating_pays(
     if heads * n * n > MAX_GATING:
         return False
     attention = ATTENTION_COST * (1 + heads * n * n / CACHE)
+    problem = Problem(line_graph, views * heads, query.size(-1), value.size(-1), False, "torch")
     ours = heads * n * (views * ROW_COST * e + attention * n)
-    return ours < cheapest(line_graph, views * heads, query.size(-1), value.size(-1)).cost
+    return ours < cheapest(problem)[1]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch_geometric.utils import segment
 
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.schedule import LevelSchedule, level_schedule
+from plstm_graph.ops.schedule import LevelSchedule, level_schedule
 from plstm_graph.ops import native
 
 #: Elements that a temporary of the operators may hold (float32: 256 MB).
@@ -25,67 +25,37 @@ TILE_ELEMENTS = 1 << 26
 DOT_ELEMENTS = 1 << 17
 
 
-def scan_levels_(
-    c: Tensor, transition: Tensor, schedule: LevelSchedule, pair: Tensor | None = None
-) -> Tensor | None:
-    """Scan in place.
+def scan_(c: Tensor, transition: Tensor, schedule: LevelSchedule) -> None:
+    """Scan in place, by a compiled loop on CPUs (:mod:`plstm_graph.ops.native`).
 
     Args:
-        c: [E, H, *] payload in the order of ``schedule.order``; overwritten by the result.
+        c: [E, H, *] contiguous payload in the order of ``schedule.order``; overwritten by the
+            result.
         transition: [L, H] in the caller's order of line edges.
         schedule: the level schedule.
-        pair: a second payload in the same order. The scan holds c at the start of every line
-            edge in its hands, so the dots with ``pair`` at its end cost no gather.
-
-    Returns:
-        [L, H], <c at the start of l, pair at its end> in the caller's order; without ``pair``
-        ``None``. With c the adjoint of a scan and ``pair`` its result, that is dT.
     """
     steps = schedule.steps.tolist()
     if not steps or c.numel() == 0:
-        return None if pair is None else torch.zeros_like(transition)
+        return
+    if c.device.type == "cpu" and native.unavailable() is None:
+        (_, heads), width = transition.shape, c[0, 0].numel()
+        native.run(
+            "scan", c.dtype, heads, 0, c, transition.contiguous(), heads, width, len(steps),
+            schedule.steps, schedule.line_order, schedule.tail, schedule.segment_ptr,
+        )  # fmt: skip
+        return
     t = transition.index_select(0, schedule.line_order)
     t = t.view(*t.shape, *(1,) * (c.dim() - 2))
     lines = [step[3] for step in steps]
-    dots = []
     for (row, rows, _, _, ptr), t_step, tail in zip(
         steps, t.split(lines), schedule.tail.split(lines)
     ):
-        before = c.index_select(0, tail)
-        block = c.narrow(0, row, rows)
-        offsets = None if ptr < 0 else schedule.segment_ptr[ptr : ptr + rows + 1]
-        if pair is not None:
-            ends = pair.narrow(0, row, rows)
-            if offsets is not None:
-                ends = ends.repeat_interleave(offsets.diff(), dim=0)
-            dots.append(torch.linalg.vecdot(before.flatten(2), ends.flatten(2)))
-        if offsets is None:
+        before, block = c.index_select(0, tail), c.narrow(0, row, rows)
+        if ptr < 0:
             block.addcmul_(t_step, before)
         else:
+            offsets = schedule.segment_ptr[ptr : ptr + rows + 1]
             block.add_(segment(before.mul_(t_step), offsets, reduce="sum"))
-    if pair is None:
-        return None
-    return torch.empty_like(transition).index_copy_(0, schedule.line_order, torch.cat(dots))
-
-
-def scan_steps_(c: Tensor, transition: Tensor, schedule: LevelSchedule) -> None:
-    """:func:`scan_levels_` for schedules of many small steps, such as paths.
-
-    There torch spends its time on starting operations, so on CPUs a compiled loop
-    (:mod:`plstm_graph.ops.native`) makes the steps.
-
-    Args:
-        c, transition, schedule: as above; c is contiguous.
-    """
-    if c.device.type != "cpu" or not c.numel() or native.unavailable():
-        scan_levels_(c, transition, schedule)
-        return
-    (_, heads), width = transition.shape, c[0, 0].numel()
-    native.run(
-        "scan", c.dtype, heads, 0, c, transition.contiguous(), heads, width,
-        len(schedule.steps), schedule.steps, schedule.line_order, schedule.tail,
-        schedule.segment_ptr,
-    )  # fmt: skip
 
 
 def edge_dot(left: Tensor, right: Tensor, e_in: Tensor, e_out: Tensor) -> Tensor:
@@ -102,6 +72,16 @@ def edge_dot(left: Tensor, right: Tensor, e_in: Tensor, e_out: Tensor) -> Tensor
     return dots[0] if len(dots) == 1 else torch.cat(dots)
 
 
+def ends(forward: LevelSchedule, backward: LevelSchedule) -> tuple[Tensor, Tensor]:
+    """[L] e_in and [L] e_out, in the caller's order of line edges."""
+    # Line edges in scan order know their e_in; those of the reversed schedule their e_out.
+    at, e_in = forward.line_order, forward.order[forward.tail]
+    back, e_out = backward.line_order, backward.order[backward.tail]
+    return torch.empty_like(at).index_copy_(0, at, e_in), torch.empty_like(at).index_copy_(
+        0, back, e_out
+    )
+
+
 @torch.library.custom_op("plstm_graph::dag_scan", mutates_args=())
 def _dag_scan(
     x: Tensor, transition: Tensor, forward: Sequence[Tensor], backward: Sequence[Tensor]
@@ -109,7 +89,7 @@ def _dag_scan(
     """``forward`` and ``backward`` are the schedules of the line graph and of its reverse."""
     schedule = LevelSchedule(*forward)
     c = x.index_select(0, schedule.order)
-    scan_levels_(c, transition, schedule)
+    scan_(c, transition, schedule)
     return c.index_select(0, schedule.position)
 
 
@@ -128,12 +108,7 @@ def _backward(ctx, grad):
     dx = _dag_scan(grad, transition, ctx.backward, ctx.forward)
     dt = None
     if ctx.needs_input_grad[1]:
-        order, _, line_order, tail = ctx.forward[:4]
-        # Line edges in scan order know their e_in; those of the reversed schedule their e_out.
-        e_in = torch.empty_like(line_order).index_copy_(0, line_order, order[tail])
-        r_order, _, r_line_order, r_tail = ctx.backward[:4]
-        e_out = torch.empty_like(line_order).index_copy_(0, r_line_order, r_order[r_tail])
-        dt = edge_dot(c, dx, e_in, e_out)
+        dt = edge_dot(c, dx, *ends(LevelSchedule(*ctx.forward), LevelSchedule(*ctx.backward)))
     return dx, dt, [None] * len(ctx.forward), [None] * len(ctx.backward)
 
 

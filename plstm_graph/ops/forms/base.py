@@ -33,27 +33,31 @@ class Form:
     Attributes:
         name: the public name.
         factored: whether :class:`~plstm_graph.ops.inputs.Factored` transitions are taken as they
-            are; other forms get them expanded along ``line_index``.
+            are; other forms get the graph of junctions (:mod:`plstm_graph.ops.junctions`).
+        plan_size: how many tables :meth:`plan` returns, for a form that others give way to.
+        gives_way_to: the form that computes instead where a result is not finite, for forms that
+            multiply by zero what a node cannot hear.
     """
 
     name: str
     factored: bool = False
+    plan_size: int | None = None
+    gives_way_to: str | None = None
 
     def unavailable(self, problem: Problem) -> str | None:
         """Why the form cannot run on this problem, with a remedy; ``None`` if it can."""
         return None
 
-    def cost(self, problem: Problem) -> float:
-        """Estimated microseconds of forward and backward, without the plan."""
-        raise NotImplementedError
+    def features(self, problem: Problem) -> dict[str, float]:
+        """What its time grows with, by name: :mod:`plstm_graph.ops.cost` has a constant for each.
+        A form without features is never chosen by ``form="auto"``."""
+        return {}
 
     def plan(self, problem: Problem) -> list[Tensor]:
-        """The tables that the form needs of the line graph: the caller caches them."""
+        """The tables that the form needs of the line graph: the caller keeps them."""
         raise NotImplementedError
 
-    def forward(
-        self, inputs: Inputs, scale: float, plan: Sequence[Tensor]
-    ) -> tuple[Tensor, Any]:
+    def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, Any]:
         """The result [N, H, V], and anything that saves :meth:`backward` work, or ``None``."""
         raise NotImplementedError
 

@@ -9,8 +9,9 @@
 #include "vector.c"
 #include "gating.c"
 #include "scan.c"
-#include "solve.c"
 #include "walk.c"
+#include "dense.c"
+#include "nodes.c"
 #undef REAL
 #undef NAME
 
@@ -19,7 +20,8 @@
 #include "vector.c"
 #include "gating.c"
 #include "scan.c"
-#include "solve.c"
 #include "walk.c"
+#include "dense.c"
+#include "nodes.c"
 #undef REAL
 #undef NAME

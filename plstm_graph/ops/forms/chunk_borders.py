@@ -1,6 +1,6 @@
 r"""States over the borders of chunks: the condensed half of the chunkwise form.
 
-With the letters of :mod:`plstm_graph.ops.chunkwise`: what chunks put out, C_o, and what they read,
+With the letters of :mod:`plstm_graph.ops.forms.chunkwise`: what chunks put out, C_o, and what they read,
 A_ei q_e^T Z_i, are both products with columns of A (o's row, turned) spread over vectors of the
 chunk's edges: with U the c x (columns * K) matrix of all A_e,column * vector_e,
 
@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.chunk_plan import ChunkPlan, ChunkTables
-from plstm_graph.dag.schedule import LevelSchedule
-from plstm_graph.ops.scan import edge_dot, scan_steps_
+from plstm_graph.ops.forms.chunk_plan import ChunkPlan, ChunkTables
+from plstm_graph.ops.schedule import LevelSchedule
+from plstm_graph.ops.scan import edge_dot, scan_
 
 #: Elements that the temporaries of a piece of chunks may hold (float32: 1 MB, near the cache).
 PIECE_ELEMENTS = 1 << 18
@@ -125,7 +125,7 @@ def _store(states: Tensor, row: Tensor, values: Tensor) -> None:
 
 def _scan_border(states: Tensor, weights: Tensor, schedule: LevelSchedule) -> None:
     """The condensed recurrence in place, in the order of ``schedule``; padding becomes zero."""
-    scan_steps_(states[:-1], weights, schedule)
+    scan_(states[:-1], weights, schedule)
     states[-1] = 0
 
 

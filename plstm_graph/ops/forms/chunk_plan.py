@@ -1,6 +1,6 @@
 r"""Where edges, exits and entries stand in the padded matrices of the chunkwise form.
 
-The chunks and their two line graphs are those of :mod:`plstm_graph.dag.chunks`. Heads are folded
+The chunks and their two line graphs are those of :mod:`plstm_graph.ops.forms.chunks`. Heads are folded
 in, as in the parallel form: the matrix of chunk j and head h has number ``j * H + h``. Chunks with
 about as many exits or entries (up to the next power of two) stand together in one *bucket* and are
 padded to the most of them.
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.chunks import Chunks, cut, detours
+from plstm_graph.ops.forms.chunks import Chunks, cut, detours
+from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.schedule import LevelSchedule, level_schedule
+from plstm_graph.ops.schedule import LevelSchedule, level_schedule
 
 
 class ChunkPlan(NamedTuple):
@@ -85,7 +86,7 @@ class ChunkTables(NamedTuple):
 
 
 def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:
-    """The tables of ``line_graph`` for H heads, cached on it by the caller."""
+    """The tables of ``line_graph`` for H heads."""
     chunks = cut(line_graph)
     e_in, e_out = line_graph.line_index.cpu().numpy()
     crosses = chunks.of[e_in] != chunks.of[e_out]
@@ -95,12 +96,12 @@ def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:
     inner_line, cross_line = np.flatnonzero(~crosses), np.flatnonzero(crosses)
 
     device = line_graph.device
-    inner = LineGraph._trusted(
-        line_graph.num_nodes,
-        line_graph.edge_index,
-        line_graph.line_index[:, torch.from_numpy(inner_line).to(device)],
-        line_graph.edge_id,
-        None,
+    inner = LineGraph._of(
+        Family(
+            line_graph.num_nodes,
+            Member(line_graph.edge_index, line_graph.edge_id),
+            line_index=line_graph.line_index[:, torch.from_numpy(inner_line).to(device)],
+        )
     )
     detour, pair, pairs = detours(line_graph, inner, chunks, exits, entries, cross_line)
     vertex = np.empty(chunks.of.size, dtype=np.int64)
@@ -110,12 +111,9 @@ def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:
     border_index = np.concatenate([vertex[pairs], [vertex[e_in[cross_line]], to_entry]], axis=1)
     # Only the schedules look at it: its vertices have no ends, so their nodes are left at zero.
     size = exits.size + entries.size
-    border = LineGraph._trusted(
-        1,
-        torch.zeros(2, size, dtype=torch.int64, device=device),
-        torch.from_numpy(border_index).to(device),
-        torch.arange(size, device=device),
-        None,
+    ends = torch.zeros(2, size, dtype=torch.int64, device=device)
+    border = LineGraph._of(
+        Family(1, Member(ends, ends[0]), line_index=torch.from_numpy(border_index).to(device))
     )
 
     inner_schedules = level_schedule(inner), level_schedule(inner.reverse())

@@ -44,11 +44,8 @@ class LevelSchedule(NamedTuple):
 
 
 def level_schedule(line_graph: LineGraph) -> LevelSchedule:
-    """The schedule of ``line_graph``, cached on it."""
-    cache = line_graph._cache
-    if "level_schedule" not in cache:
-        cache["level_schedule"] = _level_schedule(line_graph)
-    return cache["level_schedule"]
+    """The schedule of ``line_graph``, planned once."""
+    return line_graph.plan("level_schedule", _level_schedule)
 
 
 def _level_schedule(line_graph: LineGraph) -> LevelSchedule:

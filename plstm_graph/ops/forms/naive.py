@@ -8,10 +8,14 @@ r"""The definition, written as the formula. Everything else is tested against it
 One Python step per edge and predecessor; autograd does the backward.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.ops.forms.base import Form, Problem
+from plstm_graph.ops.inputs import Factored
 
 
 def _predecessors(line_graph: LineGraph) -> list[list[tuple[int, int]]]:
@@ -53,7 +57,7 @@ def naive_plstm(
     key: Tensor,
     value: Tensor,
     source: Tensor,
-    transition: Tensor,
+    transition: Tensor | Factored,
     mark: Tensor,
     direct: Tensor,
     line_graph: LineGraph,
@@ -61,6 +65,8 @@ def naive_plstm(
     scale: float = 1.0,
 ) -> Tensor:
     """The recurrence of the module docstring. Shapes as :func:`plstm_graph.ops.plstm`."""
+    if isinstance(transition, Factored):
+        transition = transition.expand(line_graph.line_index)
     src, dst = line_graph.edge_index
     query = query * scale
     outer = key[:, :, :, None] * value[:, :, None, :]  # [N, H, K, V]
@@ -77,3 +83,15 @@ def naive_plstm(
         read = (mark[..., None, None] * state).sum(2)
     message = torch.einsum("ehk,ehkv->ehv", query[dst], read)
     return h.index_add(0, dst, message)
+
+
+class Naive(Form):
+    """Autograd differentiates the definition itself: ``plstm`` calls :func:`naive_plstm`."""
+
+    name = "naive"
+    factored = True
+
+    def unavailable(self, problem: Problem) -> str | None:
+        if problem.backend == "triton":
+            return "it is a loop in Python; use form='walk', or backend='torch'"
+        return None

@@ -17,13 +17,13 @@ The states at exits o and at entries i obey the condensed recurrence
     R_{ob} = \sum_i A_{oi} T_{ib}
 
 (b: exits of earlier chunks), which is one more scan, on the condensed line graph of
-:mod:`plstm_graph.dag.chunks`. A itself is a scan of the identity along the line edges inside
+:mod:`plstm_graph.ops.forms.chunks`. A itself is a scan of the identity along the line edges inside
 chunks: all chunks at once, c columns an edge. The gradients of both are the reversed scans and
 edge-wise dots: with B = A^T dA, dT_l = <A_e_in, B_e_out> for l inside a chunk.
 
 It takes c + E / c steps where the levelwise form takes E on a path, and E c (K + V) work; memory is
 2 E c for A and its gradient, and 2 K V for each exit and entry (by tiles of V where that is much).
-All else is done in pieces of a few chunks (:mod:`plstm_graph.ops.chunk_borders`), and scores are
+All else is done in pieces of a few chunks (:mod:`plstm_graph.ops.forms.chunk_borders`), and scores are
 made anew in backward.
 """
 
@@ -35,8 +35,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.chunk_plan import ChunkPlan, ChunkTables
-from plstm_graph.ops.chunk_borders import (
+from plstm_graph.dag.segments import segments
+from plstm_graph.ops.forms.base import Form, Problem
+from plstm_graph.ops.forms.chunk_borders import (
     Edges,
     border_backward_,
     border_read_,
@@ -45,8 +46,12 @@ from plstm_graph.ops.chunk_borders import (
     border_weights_backward,
     pieces,
 )
-from plstm_graph.ops.levelwise import tiles
-from plstm_graph.ops.scan import edge_dot, scan_steps_
+from plstm_graph.ops.forms.chunk_plan import ChunkPlan, ChunkTables, chunk_tables
+from plstm_graph.ops.forms.chunks import chunk_size
+from plstm_graph.ops.forms.levelwise import tiles
+from plstm_graph.ops.inputs import Inputs
+from plstm_graph.ops.scan import edge_dot, scan_
+from plstm_graph.ops.schedule import LevelSchedule
 
 
 class Kept(NamedTuple):
@@ -75,7 +80,7 @@ def _inside(transition: Tensor, tables: ChunkTables) -> Tensor:
     edges = plan.place.numel() // heads
     rows = transition.new_zeros(edges + 1, heads, c)
     rows.view(-1).index_fill_(0, plan.identity, 1.0)
-    scan_steps_(rows[:edges], transition.index_select(0, plan.inner_line), tables.inner)
+    scan_(rows[:edges], transition.index_select(0, plan.inner_line), tables.inner)
     inside = _gather(rows, plan.scan_row, plan)
     # Long products of transitions below 1 underflow, and processors are slow on subnormals.
     return torch.hardshrink(inside, torch.finfo(inside.dtype).tiny * 2**26, out=inside)
@@ -87,7 +92,7 @@ def _inside_backward(
     """[L_inner, H] from the gradient of A: X = A^T dA is the reversed scan."""
     plan, heads, c = tables.plan, inside.size(1), int(tables.plan.size)
     x = dinside.view(-1, c).index_select(0, plan.back_row).view(-1, heads, c)
-    scan_steps_(x, transition.index_select(0, plan.inner_line), tables.inner_back)
+    scan_(x, transition.index_select(0, plan.inner_line), tables.inner_back)
     dots = edge_dot(inside.view(-1, c), x.view(-1, c), plan.inner_in, plan.inner_out)
     return dots.view(-1, heads)
 
@@ -199,3 +204,46 @@ def _node_gradients(
         dmark,
         qk * gv,
     )
+
+
+class Chunkwise(Form):
+    name = "chunkwise"
+    gives_way_to = "levelwise"
+
+    def unavailable(self, problem: Problem) -> str | None:
+        if problem.backend == "triton":
+            return "it consists of torch operations; use form='walk', or backend='torch'"
+        return None
+
+    def features(self, problem: Problem) -> dict[str, float]:
+        graph, heads = problem.line_graph, problem.heads
+        k, v, c = problem.key_size, problem.value_size, chunk_size(graph)
+        largest = int(segments(graph).num_edges.max(initial=1))
+        # About as many states cross a border as there are line edges on a level.
+        crossing = max(largest / c - 1, 0) * graph.num_line_edges / max(1, graph.num_levels)
+        return {
+            "start": 1,
+            "step": c + largest / c,
+            "edge": heads * graph.num_edges * (c + k + v),
+            "border": heads * crossing * k * v,
+        }
+
+    def plan(self, problem: Problem) -> list[Tensor]:
+        plan, *schedules = chunk_tables(problem.line_graph, problem.heads)
+        return [*plan, *(tensor for schedule in schedules for tensor in schedule)]
+
+    def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, Kept]:
+        return chunks_forward(*inputs, scale, _tables(plan))
+
+    def backward(
+        self, grad: Tensor, inputs: Inputs, scale: float, plan: Sequence[Tensor], kept: Kept | None
+    ) -> tuple[Tensor, ...]:
+        tables = _tables(plan)
+        kept = chunks_forward(*inputs, scale, tables)[1] if kept is None else kept
+        return chunks_backward(grad, inputs, scale, tables, kept)
+
+
+def _tables(plan: Sequence[Tensor]) -> ChunkTables:
+    first, size = len(ChunkPlan._fields), len(LevelSchedule._fields)
+    schedules = (LevelSchedule(*plan[i : i + size]) for i in range(first, len(plan), size))
+    return ChunkTables(ChunkPlan(*plan[:first]), *schedules)

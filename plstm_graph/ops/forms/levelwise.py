@@ -1,8 +1,6 @@
 r"""The levelwise form: all edges of one topological level at once.
 
-The payload is the smaller of two. Gating rows (W = nodes of the largest part) share the attention
-and its backward with the parallel form, see :mod:`plstm_graph.ops.parallel`. States (W = K V)
-are here, with a backward written by hand: with X = S k v^T, C = (I - T)^-1 X and g = dL/dh,
+The payload is the states, with a backward written by hand: with X = S k v^T, C = (I - T)^-1 X and g = dL/dh,
 
 .. math::
     Y_e = M_e\, q_{dst(e)} g_{dst(e)}^\top, \qquad A = (I - T)^{-\top} Y, \qquad
@@ -19,18 +17,16 @@ memory is bounded by a tile, whatever the size of the graph.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.schedule import LevelSchedule
-from plstm_graph.dag.segments import segments
-from plstm_graph.ops.scan import TILE_ELEMENTS, scan_levels_
-
-#: Time for an element of the gating rows, attention included, over that of an element of states.
-ROW_COST = 3
+from plstm_graph.ops.forms.base import Form, Problem
+from plstm_graph.ops.inputs import Inputs
+from plstm_graph.ops.scan import TILE_ELEMENTS, edge_dot, ends, scan_
+from plstm_graph.ops.schedule import LevelSchedule, level_schedule
 
 
 class StateTables(NamedTuple):
@@ -48,24 +44,18 @@ def tiles(edges: int, heads: int, k: int, v: int) -> list[slice]:
 
 
 def _scan_outer(
-    left: Tensor,
-    right: Tensor,
-    gate: Tensor,
-    node: Tensor,
-    transition: Tensor,
-    s: LevelSchedule,
-    pair: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
+    left: Tensor, right: Tensor, gate: Tensor, node: Tensor, transition: Tensor, s: LevelSchedule
+) -> Tensor:
     """Scan of gate_e left_node(e) right_node(e)^T: [E, H, K, V] in the order of the schedule.
 
     Args:
         left: [N, H, K]; right: [N, H, V]; gate: [E, H]; node: [E] a node of each edge.
-        pair: see :func:`plstm_graph.ops.scan.scan_levels_`, whose dots are the second result.
     """
     at = node.index_select(0, s.order)
     gated = left.index_select(0, at) * gate.index_select(0, s.order)[..., None]
     payload = gated[..., None] * right.index_select(0, at)[:, :, None, :]
-    return payload, scan_levels_(payload, transition, s, pair)
+    scan_(payload, transition, s)
+    return payload
 
 
 def _contract_rows(payload: Tensor, left: Tensor) -> Tensor:
@@ -97,7 +87,7 @@ def states_forward(
     to = dst.index_select(0, schedule.order)
     marked = q.index_select(0, to) * mark.index_select(0, schedule.order)[..., None]
     for tile in tiles(src.numel(), *key.shape[1:], value.size(2)):
-        states, _ = _scan_outer(key, value[..., tile], source, src, transition, schedule)
+        states = _scan_outer(key, value[..., tile], source, src, transition, schedule)
         h[..., tile].index_add_(0, to, _contract_rows(states, marked))
     return h
 
@@ -119,16 +109,17 @@ def states_backward(
     dtransition = torch.zeros_like(transition)
     to = dst.index_select(0, there.order)
     start = src.index_select(0, back.order)
-    as_back = there.position.index_select(0, back.order)
+    e_in, e_out = ends(there, back)
     for tile in tiles(src.numel(), *key.shape[1:], value.size(2)):
         g, v = grad[..., tile], value[..., tile]
-        states, _ = _scan_outer(key, v, source, src, transition, there)
+        states = _scan_outer(key, v, source, src, transition, there)
         read = _contract_columns(states, g.index_select(0, to))  # C_e g
         dmark.index_add_(0, there.order, (read * q.index_select(0, to)).sum(-1))
         dq.index_add_(0, to, read.mul_(mark.index_select(0, there.order)[..., None]))
-        states = states.index_select(0, as_back)
-        adjoint, dots = _scan_outer(q, g, mark, dst, transition, back, states)
-        dtransition += dots
+        adjoint = _scan_outer(q, g, mark, dst, transition, back)
+        dtransition += edge_dot(
+            states.flatten(2), adjoint.flatten(2), there.position[e_in], back.position[e_out]
+        )
         del states
         gate = source.index_select(0, back.order)[..., None]
         read = _contract_columns(adjoint, v.index_select(0, start))  # A_e v
@@ -139,11 +130,36 @@ def states_backward(
     return dq.mul_(scale), dk, dv, dsource, dtransition, dmark, (qk * gv)
 
 
-def payload_of(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> str:
-    """``"rows"`` or ``"states"``: the payload that takes less time; states if rows, which are not
-    tiled, would pass ``TILE_ELEMENTS``."""
-    seg = segments(line_graph)
-    n, e = int(seg.num_nodes.max(initial=0)), int(seg.num_edges.max(initial=0))
-    padded = seg.num_nodes.size * max(n, e) * n
-    states = line_graph.num_edges * key_size * value_size
-    return "rows" if ROW_COST * padded < states and padded * heads <= TILE_ELEMENTS else "states"
+class Levelwise(Form):
+    name = "levelwise"
+    plan_size = 1 + 2 * len(LevelSchedule._fields)
+
+    def unavailable(self, problem: Problem) -> str | None:
+        if problem.backend == "triton":
+            return "it consists of torch operations; use form='walk', or backend='torch'"
+        return None
+
+    def features(self, problem: Problem) -> dict[str, float]:
+        graph, states = problem.line_graph, problem.heads * problem.key_size * problem.value_size
+        return {
+            "level": graph.num_levels,
+            "state": states * graph.num_edges,
+            "line": states * graph.num_line_edges,
+        }
+
+    def plan(self, problem: Problem) -> list[Tensor]:
+        graph = problem.line_graph
+        return [graph.edge_index, *level_schedule(graph), *level_schedule(graph.reverse())]
+
+    def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:
+        return states_forward(*inputs, scale, _tables(plan)), None
+
+    def backward(
+        self, grad: Tensor, inputs: Inputs, scale: float, plan: Sequence[Tensor], kept: None
+    ) -> tuple[Tensor, ...]:
+        return states_backward(grad, inputs, scale, _tables(plan))
+
+
+def _tables(plan: Sequence[Tensor]) -> StateTables:
+    middle = 1 + len(LevelSchedule._fields)
+    return StateTables(plan[0], LevelSchedule(*plan[1:middle]), LevelSchedule(*plan[middle:]))

@@ -1,0 +1,151 @@
+"""The store that a line graph shares with its reverse, its two-way graph and their multitrees.
+
+Line graphs are light: they name a member of a family, and what was derived from that member is
+kept here. No entry refers to a line graph of the family, so that there are no cycles of
+references, and a family is freed with the last graph that belongs to it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from plstm_graph.dag.line_graph import LineGraph
+
+#: Most line edges for which ``line_index`` is made; assign another number to change it.
+MAX_LINE_EDGES = 50_000_000
+
+
+class Kind:
+    """Bits that name a member of a family."""
+
+    ORIGINAL = 0
+    REVERSED = 1
+    MULTITREE = 2
+    #: Both directions of all edges, or of those of undirected graphs.
+    TWO_WAY, MIXED = 4, 8
+    #: The two-way graph of the reversed original.
+    TURNED = 16
+
+
+class Member(NamedTuple):
+    """The edges of a member; see the attributes of :class:`plstm_graph.LineGraph`."""
+
+    edge_index: Tensor
+    edge_id: Tensor
+    opposite_id: Tensor | None = None
+    direction: Tensor | None = None
+    twin: Tensor | None = None
+
+    def to(self, device: torch.device) -> Member:
+        return Member(*(None if x is None else x.to(device) for x in self))
+
+
+#: Plans that copies take along.
+_LASTING = ("line_index", "level", "multitree_mask", "num_line_edges", "is_complete")
+
+
+class Family:
+    """What line graphs have in common.
+
+    Args:
+        num_nodes: N.
+        original: the edges of the member that all others are derived from.
+        node_batch: [N], see :class:`plstm_graph.LineGraph`.
+        node_rank: [N], likewise.
+        is_multitree: whether the original is pruned already.
+        line_index, level, multitree_mask, line_id: of the original, as far as they are known.
+        complete: True if all pairs of edges of the original that meet are line edges.
+    """
+
+    def __init__(
+        self,
+        num_nodes: int,
+        original: Member,
+        node_batch: Tensor | None = None,
+        node_rank: Tensor | None = None,
+        *,
+        is_multitree: bool = False,
+        line_index: Tensor | None = None,
+        level: Tensor | None = None,
+        multitree_mask: Tensor | None = None,
+        line_id: Tensor | None = None,
+        complete: bool | None = None,
+    ) -> None:
+        self.num_nodes = num_nodes
+        self.node_batch = node_batch
+        self.node_rank = node_rank
+        self.is_multitree = is_multitree
+        self.members: dict[int, Member] = {Kind.ORIGINAL: original}
+        known = {
+            "line_index": line_index,
+            "level": level,
+            "multitree_mask": multitree_mask,
+            "line_id": line_id,
+            "is_complete": complete,
+        }
+        self.plans: dict[tuple[int, Hashable], Any] = {
+            (Kind.ORIGINAL, key): value for key, value in known.items() if value is not None
+        }
+        self._lock = threading.RLock()
+
+    @torch.compiler.disable
+    def make(
+        self, key: tuple[int, Hashable], make: Callable[[LineGraph], Any], graph: LineGraph
+    ) -> Any:
+        """The plan of ``graph`` for ``key``, unless another thread was faster."""
+        with self._lock:
+            if key not in self.plans:
+                # What is first asked for in an evaluation must serve in training.
+                with torch.inference_mode(False), torch.device("cpu"):
+                    self.plans[key] = make(graph)
+            return self.plans[key]
+
+    @torch.compiler.disable
+    def make_member(
+        self, kind: int, make: Callable[[LineGraph, int], Member], graph: LineGraph
+    ) -> None:
+        with self._lock:
+            if kind not in self.members:
+                with torch.inference_mode(False), torch.device("cpu"):
+                    self.members[kind] = make(graph, kind)
+
+    def bare(self) -> Family:
+        """A copy without the plans that are cheap to rebuild."""
+        return self._map(lambda x: x)
+
+    def with_original(self, member: Member) -> Family:
+        """The same with other ``edge_id`` and ``opposite_id``."""
+        other = self._map(lambda x: x)
+        other.members = {Kind.ORIGINAL: member}
+        return other
+
+    def to(self, device: torch.device) -> Family:
+        return self._map(lambda x: x.to(device) if isinstance(x, Tensor) else x)
+
+    def _map(self, move: Callable[[Any], Any]) -> Family:
+        with self._lock:
+            other = Family.__new__(Family)
+            other.num_nodes, other.is_multitree = self.num_nodes, self.is_multitree
+            other.node_batch, other.node_rank = move(self.node_batch), move(self.node_rank)
+            other.members = {
+                kind: Member(*map(move, member)) for kind, member in self.members.items()
+            }
+            other.plans = {
+                key: move(value)
+                for key, value in self.plans.items()
+                if key[1] in _LASTING or key == (Kind.ORIGINAL, "line_id")
+            }
+            other._lock = threading.RLock()
+            return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())

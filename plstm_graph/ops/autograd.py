@@ -1,0 +1,178 @@
+r"""Every form as one differentiable operator.
+
+A form is a forward and a backward over plain tensors: the inputs and the plan, which was derived
+from the line graph. In eager mode an ``autograd.Function`` keeps what the forward computed; under
+``torch.compile`` and ``torch.func`` the same two functions run behind ``torch.library.custom_op``
+(opaque to the tracer, whose backward computes the forward anew). Second derivatives go through a
+composition of ``dag_scan`` and differentiable tensor operations, the same one for all forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.ops.cost import as_seen_by
+from plstm_graph.ops.forms import FORMS, Form, Problem
+from plstm_graph.ops.inputs import Inputs
+from plstm_graph.ops.junctions import with_junctions
+from plstm_graph.ops.scan import levelwise_dag_scan
+
+
+def plan_of(form: Form, problem: Problem) -> list[Tensor]:
+    """The form's tables, and behind them those of the form that it gives way to. Planned once."""
+
+    def make(_: LineGraph) -> list[Tensor]:
+        plan = list(form.plan(problem))
+        if form.gives_way_to and problem.backend == "torch":
+            plan += FORMS[form.gives_way_to].plan(problem)
+        return plan
+
+    key = ("form", form.name, problem.backend, problem.factored, problem.heads)
+    if torch.compiler.is_compiling() and not problem.line_graph.has_plan(key):
+        raise ValueError(
+            f"expected a line_graph prepared for {problem.heads} heads under "
+            "torch.compile(fullgraph=True), got a bare one; call "
+            "plstm_graph.ops.prepare(line_graph, ...) before the compiled function"
+        )
+    return problem.line_graph.plan(key, make)
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    return all(bool(torch.isfinite(x.sum())) for x in tensors)
+
+
+def _split(form: Form, plan: Sequence[Tensor]) -> tuple[Sequence[Tensor], Form | None, list]:
+    """The form's own tables, the form that it gives way to, and that one's tables."""
+    if not form.gives_way_to or plan[0].device.type != "cpu":
+        return plan, None, []
+    other = FORMS[form.gives_way_to]
+    size = other.plan_size
+    return plan[:-size], other, list(plan[-size:])
+
+
+def _forward(
+    form: Form, inputs: Inputs, scale: float, plan: Sequence[Tensor]
+) -> tuple[Tensor, Any]:
+    own, other, rest = _split(form, plan)
+    out, kept = form.forward(inputs, scale, own)
+    if other is not None and not _finite([out]):
+        out, kept = other.forward(inputs, scale, rest)[0], None
+    return out, kept
+
+
+def _backward(
+    grad: Tensor, form: Form, inputs: Inputs, scale: float, plan: Sequence[Tensor], kept: Any
+) -> Sequence[Tensor]:
+    own, other, rest = _split(form, plan)
+    grads = form.backward(grad, inputs, scale, own, kept)
+    if other is not None and not _finite(grads):
+        grads = other.backward(grad, inputs, scale, rest, None)
+    return grads
+
+
+class _Propagate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, form: Form, line_graph: LineGraph, scale: float, plan, *tensors: Tensor):
+        out, ctx.kept = _forward(form, Inputs.of(tensors), scale, plan)
+        ctx.save_for_backward(*tensors)
+        ctx.scale, ctx.form, ctx.plan, ctx.line_graph = scale, form, plan, line_graph
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        tensors = ctx.saved_tensors
+        with torch.autocast(grad.device.type, enabled=False):
+            if torch.is_grad_enabled():  # create_graph=True: a backward with a graph of its own
+                grads = composed_grads(tensors, grad, ctx.line_graph, ctx.scale)
+            else:
+                # Buffers go at once; a second backward through a retained graph makes them anew.
+                kept, ctx.kept = ctx.kept, None
+                inputs = Inputs.of(tensors)
+                grads = _backward(grad, ctx.form, inputs, ctx.scale, ctx.plan, kept)
+        return None, None, None, None, *grads
+
+
+@torch.library.custom_op("plstm_graph::propagate", mutates_args=())
+def propagate_op(
+    tensors: Sequence[Tensor], scale: float, form: str, plan: Sequence[Tensor]
+) -> Tensor:
+    """The forward of ``form``; tensors are :attr:`Inputs.tensors`."""
+    return _forward(FORMS[form], Inputs.of(tensors), scale, plan)[0].contiguous()
+
+
+@propagate_op.register_fake
+def _(tensors, scale, form, plan):
+    return tensors[2].new_empty(tensors[2].shape)
+
+
+@torch.library.custom_op("plstm_graph::propagate_backward", mutates_args=())
+def _propagate_backward_op(
+    grad: Tensor, tensors: Sequence[Tensor], scale: float, form: str, plan: Sequence[Tensor]
+) -> list[Tensor]:
+    grads = _backward(grad, FORMS[form], Inputs.of(tensors), scale, plan, None)
+    return [g.contiguous() for g in grads]
+
+
+@_propagate_backward_op.register_fake
+def _(grad, tensors, scale, form, plan):
+    return [x.new_empty(x.shape) for x in tensors]
+
+
+def _setup_context(ctx, inputs, output):
+    tensors, ctx.scale, ctx.form, ctx.plan = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _autograd_backward(ctx, grad):
+    tensors = list(ctx.saved_tensors)
+    grads = _propagate_backward_op(grad.contiguous(), tensors, ctx.scale, ctx.form, ctx.plan)
+    return grads, None, None, [None] * len(ctx.plan)
+
+
+propagate_op.register_autograd(_autograd_backward, setup_context=_setup_context)
+
+
+def propagate(inputs: Inputs, scale: float, form: Form, problem: Problem) -> Tensor:
+    """The layer by ``form``: differentiable, to any order in eager mode."""
+    seen = as_seen_by(form, problem)
+    if seen is not problem:
+        inputs, _ = with_junctions(inputs, problem.line_graph)
+    plan = plan_of(form, seen)
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return propagate_op(inputs.tensors, scale, form.name, plan)
+    return _Propagate.apply(form, seen.line_graph, scale, plan, *inputs.tensors)
+
+
+def composed_plstm(inputs: Inputs, line_graph: LineGraph, scale: float = 1.0) -> Tensor:
+    """Edge states as one scan of the payload S k v^T, then the readout."""
+    if inputs.factored:
+        inputs, line_graph = with_junctions(inputs, line_graph)
+    query, key, value, source, transition, mark, direct = inputs
+    src, dst = line_graph.edge_index
+    query = query * scale
+    x = source[..., None, None] * key[src][..., None] * value[src][:, :, None, :]
+    state = levelwise_dag_scan(x.flatten(2), transition, line_graph).view_as(x)
+    message = mark[..., None] * (query[dst][..., None] * state).sum(2)
+    h = (direct * (query * key).sum(-1))[..., None] * value
+    return h.index_add(0, dst, message)
+
+
+def composed_grads(
+    tensors: Sequence[Tensor], grad: Tensor, line_graph: LineGraph, scale: float
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the tensors of :func:`composed_plstm` with their own graph recorded."""
+    with torch.enable_grad():
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        wide = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else wide
+        out = composed_plstm(Inputs.of([x.to(wide) for x in tensors]), line_graph, scale)
+        wanted = [x for x in tensors if x.requires_grad]
+        grads = torch.autograd.grad(
+            out, wanted, grad.to(wide), create_graph=True, allow_unused=True
+        )
+        found = iter(grads)
+    return tuple(next(found) if x.requires_grad else None for x in tensors)

@@ -1,0 +1,215 @@
+r"""``plstm`` and ``dag_scan``: checks, the choice of form and backend, state tracking, precision.
+
+**Backends.** ``backend="auto"`` is ``"triton"`` for tensors on a GPU (CUDA or ROCm) where triton
+can be imported and a form has kernels for the problem, and ``"torch"`` elsewhere, which on CPUs
+includes the compiled kernels; ``plstm_graph.backends()`` tells.
+
+**State tracking.** J x J transitions are scalar ones on a line graph whose edges are repeated J
+times, with J^2 line edges for each one: that graph goes through the same forms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from plstm_graph.dag.checks import num_columns
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.ops.autograd import plan_of, propagate
+from plstm_graph.ops.checks import (
+    check_line_graph,
+    check_plstm,
+    check_scan,
+    check_size,
+    compute_dtype,
+    resolve_backend,
+)
+from plstm_graph.ops.cost import as_seen_by, cheapest
+from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
+from plstm_graph.ops.forms import FORMS, Form, Problem
+from plstm_graph.ops.forms.naive import naive_plstm
+from plstm_graph.ops.inputs import Factored, Inputs
+from plstm_graph.ops.junctions import junctions, transitions
+from plstm_graph.ops.scan import levelwise_dag_scan
+
+
+def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:
+    """Compute now what ``form="auto"`` needs of a line graph, its reverse, its multitree and that
+    one's reverse, and of the same four of its two-way graph where the input was undirected. It is
+    otherwise computed at first use, which ``torch.compile(fullgraph=True)`` cannot trace.
+
+    Args:
+        line_graph: the line graph. For layers with ``direction="two_way"`` on directed graphs
+            prepare ``line_graph.two_way()``.
+        heads: H; key_size: K; value_size: V of the layers that will use it.
+
+    Returns:
+        The line graph.
+
+    Raises:
+        ValueError: if ``line_graph`` is no LineGraph or a size is not a positive integer.
+    """
+    check_line_graph(line_graph)
+    for name, size in {"heads": heads, "key_size": key_size, "value_size": value_size}.items():
+        check_size(name, size)
+    num_columns(line_graph)
+    graphs = [line_graph, line_graph.multitree()]
+    if not line_graph.is_multitree:
+        two_way = line_graph.two_way_where_undirected()
+        graphs += [two_way, two_way.multitree()]
+    for graph in graphs:
+        for directed in (graph, graph.reverse()):
+            directed.direction  # noqa: B018, made at first use
+            for factored in (False, True):
+                if factored and not directed.is_complete:
+                    continue
+                problem = Problem(directed, heads, key_size, value_size, factored, "auto")
+                problem, form = _choose("auto", problem)
+                plan_of(form, as_seen_by(form, problem))
+    return line_graph
+
+
+def _choose(form: str, problem: Problem) -> tuple[Problem, Form]:
+    """The problem with its backend, and the form that computes it.
+
+    Raises:
+        ValueError: if nothing can.
+    """
+    device, asked = problem.line_graph.device, problem.backend
+    backends = [resolve_backend(asked, device)]
+    if asked == "auto" and backends == ["triton"]:
+        backends.append("torch")  # for what has no kernel
+    for backend in backends:
+        problem = problem._replace(backend=backend)
+        name = cheapest(problem)[0] if form == "auto" else form
+        reason = FORMS[name].unavailable(problem)
+        if reason is None:
+            return problem, FORMS[name]
+    raise ValueError(
+        f"expected form={form!r} with backend={asked!r} where it can run, but {reason}"
+    )
+
+
+def plstm(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: Tensor,
+    transition: Tensor | Factored,
+    mark: Tensor,
+    direct: Tensor,
+    line_graph: LineGraph,
+    *,
+    scale: float = 1.0,
+    form: str = "auto",
+    backend: str = "auto",
+) -> Tensor:
+    r"""Propagate along a DAG with linear source, transition and mark gates (arXiv 2506.11997).
+
+    .. math::
+        C_e = \sum_{l = (e', e)} T_l C_{e'} + S_e\, k_{src(e)} v_{src(e)}^\top
+        \qquad
+        h_n = \sum_{e \to n} M_e C_e^\top q_n + D_n (q_n \cdot k_n) v_n
+
+    All forms give the same values and gradients (first and second).
+
+    Args:
+        query, key: [N, H, K].
+        value: [N, H, V].
+        source, mark: [E, H], or [E, H, J] with state tracking; rows as ``line_graph.edge_index``.
+        transition: [L, H], or [L, H, J, J] (``C_out[i] += sum_j T[i, j] C_in[j]``), rows as
+            ``line_graph.line_index``; or ``Factored(a, b)`` with a and b [E, H], for T_l =
+            a[e_in] b[e_out], whose cost is that of the edges instead of the line edges.
+        direct: [N, H].
+        line_graph: the DAG with its line graph.
+        scale: a number that multiplies the query, in the direct term too.
+        form: ``"auto"`` (the fastest by :mod:`plstm_graph.ops.cost`), ``"naive"`` (the
+            definition, slow), ``"levelwise"``, ``"walk"``, ``"dense"``, ``"chunkwise"``.
+        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"`` (for ``"walk"`` and
+            ``"dense"``).
+
+    Returns:
+        [N, H, V] in the dtype of ``value``. float32 and float64 compute in their own precision,
+        bfloat16 and float16 in float32.
+
+    Raises:
+        ValueError: on a wrong shape, dtype, device, form or backend, and if the form or backend
+            cannot run here.
+    """
+    inputs = Inputs(query, key, value, source, transition, mark, direct)
+    check_plstm(inputs, line_graph, scale, form, backend)
+    problem = Problem(line_graph, *query.shape[1:], value.size(2), inputs.factored, backend)
+    if form == "naive":
+        _choose(form, problem)
+        inputs = inputs.to(compute_dtype(*inputs.tensors))
+        with torch.autocast(query.device.type, enabled=False):
+            return naive_plstm(*inputs, line_graph, scale=scale).to(value.dtype)
+    if source.dim() == 3:
+        line_graph = expand_states(line_graph, source.size(2))
+        inputs = inputs._replace(
+            source=unfold_edges(source),
+            transition=unfold_lines(transition),
+            mark=unfold_edges(mark),
+        )
+    if inputs.factored and not line_graph.is_complete:
+        inputs = inputs._replace(transition=transition.expand(line_graph.line_index))
+    problem = problem._replace(line_graph=line_graph, factored=inputs.factored)
+    problem, chosen = _choose(form, problem)
+    inputs = inputs.to(compute_dtype(*inputs.tensors)) if problem.backend == "torch" else inputs
+    with torch.autocast(query.device.type, enabled=False):
+        return propagate(inputs, scale, chosen, problem).to(value.dtype)
+
+
+def dag_scan(
+    x: Tensor,
+    transition: Tensor | Factored,
+    line_graph: LineGraph,
+    *,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    r"""c = x + T c along the line graph: :math:`c_e = x_e + \sum_{l = (e', e)} T_l c_{e'}`.
+
+    The one primitive: W = K V gives states, W = nodes of the graph gives gating rows.
+    Differentiable to any order; the backward is the same scan on the reversed line graph.
+
+    Args:
+        x: [E, H, W], or [E, H, J, W] with state tracking.
+        transition: [L, H], [L, H, J, J], or ``Factored(a, b)`` (x [E, H, W]).
+        line_graph: the DAG with its line graph.
+        reverse: run along the reversed line graph with transposed transitions: the adjoint scan.
+        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"``.
+
+    Returns:
+        c, the shape and dtype of x.
+
+    Raises:
+        ValueError: on a wrong shape, dtype, device or backend, and if ``"triton"`` cannot run here.
+    """
+    check_scan(x, transition, line_graph, backend)
+    if isinstance(transition, Factored) and not line_graph.is_complete:
+        transition = transition.expand(line_graph.line_index)
+    if isinstance(transition, Factored):
+        if reverse:
+            transition, line_graph = Factored(*transition[::-1]), line_graph.reverse()
+        graph = junctions(line_graph)
+        more = x.new_zeros(graph.num_edges - x.size(0), *x.shape[1:])
+        lines = transitions(*transition, line_graph)
+        return dag_scan(torch.cat([x, more]), lines, graph, backend=backend)[: x.size(0)]
+    if reverse:
+        line_graph = line_graph.reverse()
+        if transition.dim() == 4:
+            transition = transition.mT
+    with torch.autocast(x.device.type, enabled=False):
+        if resolve_backend(backend, line_graph.device) == "triton":
+            from plstm_graph.ops.triton.scan import triton_dag_scan
+
+            return triton_dag_scan(x, transition, line_graph).to(x.dtype)
+        dtype = compute_dtype(x, transition)
+        payload, transition = x.to(dtype), transition.to(dtype)
+        if x.dim() == 3:
+            return levelwise_dag_scan(payload, transition, line_graph).to(x.dtype)
+        e, h, j, w = x.shape
+        expanded = expand_states(line_graph, j)
+        c = levelwise_dag_scan(unfold_edges(payload), unfold_lines(transition), expanded)
+        return c.view(e, j, h, w).transpose(1, 2).to(x.dtype)
