@@ -172,9 +172,7 @@ class LineGraph:
             for name, part in parts._asdict().items()
             if part is not None
         }
-        member = Member(
-            tensors["dag_edge_index"], tensors["edge_id"], tensors.get("opposite_id")
-        )
+        member = Member(tensors["dag_edge_index"], tensors["edge_id"], tensors.get("opposite_id"))
         family = Family(
             num_nodes,
             member,

@@ -71,5 +71,8 @@ def _unroll(line_graph: LineGraph) -> Unrolled | None:
     )
     first = np.diff(node, prepend=-1) != 0
     return Unrolled(
-        LineGraph._of(family), torch.from_numpy(node).to(device), torch.from_numpy(first).to(device), level
+        LineGraph._of(family),
+        torch.from_numpy(node).to(device),
+        torch.from_numpy(first).to(device),
+        level,
     )

@@ -32,14 +32,20 @@ def plan_of(form: Form, problem: Problem) -> list[Tensor]:
             plan += FORMS[form.gives_way_to].plan(problem)
         return plan
 
-    key = ("form", form.name, problem.backend, problem.factored, problem.heads)
-    if torch.compiler.is_compiling() and not problem.line_graph.has_plan(key):
-        raise ValueError(
-            f"expected a line_graph prepared for {problem.heads} heads under "
-            "torch.compile(fullgraph=True), got a bare one; call "
-            "plstm_graph.ops.prepare(line_graph, ...) before the compiled function"
-        )
-    return problem.line_graph.plan(key, make)
+    return problem.line_graph.plan(_key(form, problem), make)
+
+
+def _key(form: Form, problem: Problem) -> tuple:
+    return ("form", form.name, problem.backend, problem.factored, problem.heads)
+
+
+def has_plan_of(form: Form, problem: Problem) -> bool:
+    """Whether :func:`plan_of` is known for the graph that the form sees."""
+    if problem.factored and not form.factored:
+        if not problem.line_graph.has_plan("junctions"):
+            return False
+        problem = as_seen_by(form, problem)
+    return problem.line_graph.has_plan(_key(form, problem))
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

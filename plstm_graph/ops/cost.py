@@ -54,3 +54,8 @@ def cheapest(problem: Problem) -> tuple[str, float]:
         return best, costs[best]
 
     return problem.line_graph.plan(("cheapest", *problem[1:]), choose)
+
+
+def is_chosen(problem: Problem) -> bool:
+    """Whether :func:`cheapest` is known."""
+    return problem.line_graph.has_plan(("cheapest", *problem[1:]))

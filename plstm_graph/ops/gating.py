@@ -28,17 +28,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.ops.schedule import level_schedule
-from plstm_graph.ops.gating_plan import walk
 from plstm_graph.ops import native
-from plstm_graph.ops.checks import check_line_graph, check_plstm, check_tensor, compute_dtype, resolve_backend
+from plstm_graph.ops.checks import (
+    check_line_graph,
+    check_plstm,
+    check_tensor,
+    compute_dtype,
+    resolve_backend,
+)
 from plstm_graph.ops.cost import cheapest
+from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.ops.forms import Problem
+from plstm_graph.ops.gating_plan import walk
 from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.scan import levelwise_dag_scan
+from plstm_graph.ops.schedule import level_schedule
 
 #: Elements of the rows that the native kernel scans together (half a megabyte of floats).
 TILE_ELEMENTS = 1 << 17
@@ -145,9 +151,7 @@ def _composed_grads(inputs, views, line_graph, grad) -> tuple[Tensor | None, ...
 def _check_views(views: Tensor, line_graph: LineGraph, heads: int) -> None:
     n = line_graph.num_nodes
     if not isinstance(views, Tensor):
-        raise ValueError(
-            f"expected views as an int64 tensor [O, {n}], got {type(views).__name__}"
-        )
+        raise ValueError(f"expected views as an int64 tensor [O, {n}], got {type(views).__name__}")
     if views.dim() != 2 or views.size(1) != n or views.dtype != torch.int64:
         raise ValueError(
             f"expected views as int64 of shape [O, {n}] (a renumbering of the nodes for each "

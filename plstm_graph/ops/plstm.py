@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.ops.autograd import plan_of, propagate
+from plstm_graph.ops.autograd import has_plan_of, plan_of, propagate
 from plstm_graph.ops.checks import (
     check_line_graph,
     check_plstm,
@@ -24,7 +24,7 @@ from plstm_graph.ops.checks import (
     compute_dtype,
     resolve_backend,
 )
-from plstm_graph.ops.cost import as_seen_by, cheapest
+from plstm_graph.ops.cost import as_seen_by, cheapest, is_chosen
 from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.forms.naive import naive_plstm
@@ -69,17 +69,33 @@ def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -
     return line_graph
 
 
+def is_prepared(form: str, problem: Problem) -> bool:
+    """Whether a form can run without new plans."""
+    for backend in _backends(problem):
+        asked = problem._replace(backend=backend)
+        if form == "auto" and not is_chosen(asked):
+            return False
+        name = cheapest(asked)[0] if form == "auto" else form
+        if FORMS[name].unavailable(asked) is None:
+            return has_plan_of(FORMS[name], asked)
+    return True  # nothing can run: an error
+
+
+def _backends(problem: Problem) -> list[str]:
+    device, asked = problem.line_graph.device, problem.backend
+    found = [resolve_backend(asked, device)]
+    # Behind the kernels, torch for what has none.
+    return [*found, "torch"] if asked == "auto" and found == ["triton"] else found
+
+
 def _choose(form: str, problem: Problem) -> tuple[Problem, Form]:
     """The problem with its backend, and the form that computes it.
 
     Raises:
         ValueError: if nothing can.
     """
-    device, asked = problem.line_graph.device, problem.backend
-    backends = [resolve_backend(asked, device)]
-    if asked == "auto" and backends == ["triton"]:
-        backends.append("torch")  # for what has no kernel
-    for backend in backends:
+    asked = problem.backend
+    for backend in _backends(problem):
         problem = problem._replace(backend=backend)
         name = cheapest(problem)[0] if form == "auto" else form
         reason = FORMS[name].unavailable(problem)
@@ -138,26 +154,54 @@ def plstm(
     """
     inputs = Inputs(query, key, value, source, transition, mark, direct)
     check_plstm(inputs, line_graph, scale, form, backend)
-    problem = Problem(line_graph, *query.shape[1:], value.size(2), inputs.factored, backend)
-    if form == "naive":
-        _choose(form, problem)
-        inputs = inputs.to(compute_dtype(*inputs.tensors))
-        with torch.autocast(query.device.type, enabled=False):
-            return naive_plstm(*inputs, line_graph, scale=scale).to(value.dtype)
-    if source.dim() == 3:
-        line_graph = expand_states(line_graph, source.size(2))
-        inputs = inputs._replace(
-            source=unfold_edges(source),
-            transition=unfold_lines(transition),
-            mark=unfold_edges(mark),
-        )
-    if inputs.factored and not line_graph.is_complete:
-        inputs = inputs._replace(transition=transition.expand(line_graph.line_index))
-    problem = problem._replace(line_graph=line_graph, factored=inputs.factored)
-    problem, chosen = _choose(form, problem)
-    inputs = inputs.to(compute_dtype(*inputs.tensors)) if problem.backend == "torch" else inputs
-    with torch.autocast(query.device.type, enabled=False):
-        return propagate(inputs, scale, chosen, problem).to(value.dtype)
+    if torch.compiler.is_compiling() and not _is_prepared(inputs, line_graph, form, backend):
+        return _run_eagerly(inputs, line_graph, scale, form, backend)
+    return _run(inputs, line_graph, scale, form, backend)
+
+
+def _run(inputs: Inputs, line_graph: LineGraph, scale: float, form: str, backend: str) -> Tensor:
+    dtype = inputs.value.dtype
+    with torch.autocast(inputs.value.device.type, enabled=False):
+        if form == "naive":
+            _choose(form, _problem(inputs, line_graph, backend))
+            inputs = inputs.to(compute_dtype(*inputs.tensors))
+            return naive_plstm(*inputs, line_graph, scale=scale).to(dtype)
+        if inputs.source.dim() == 3:
+            line_graph = expand_states(line_graph, inputs.source.size(2))
+            inputs = inputs._replace(
+                source=unfold_edges(inputs.source),
+                transition=unfold_lines(inputs.transition),
+                mark=unfold_edges(inputs.mark),
+            )
+        if inputs.factored and not line_graph.is_complete:
+            lines = inputs.transition.expand(line_graph.line_index)
+            inputs = inputs._replace(transition=lines)
+        problem, chosen = _choose(form, _problem(inputs, line_graph, backend))
+        if problem.backend == "torch":
+            inputs = inputs.to(compute_dtype(*inputs.tensors))
+        return propagate(inputs, scale, chosen, problem).to(dtype)
+
+
+#: Tables cannot be made while torch.compile traces: it stops here and goes on behind. (With
+#: fullgraph=True it must not stop: its error names this function; call ``prepare`` first.)
+_run_eagerly = torch.compiler.disable(_run)
+
+
+def _problem(inputs: Inputs, line_graph: LineGraph, backend: str) -> Problem:
+    sizes = (*inputs.query.shape[1:], inputs.value.size(2))
+    return Problem(line_graph, *sizes, inputs.factored, backend)
+
+
+def _is_prepared(inputs: Inputs, line_graph: LineGraph, form: str, backend: str) -> bool:
+    """Whether all that :func:`_run` needs of the line graph is there."""
+    if form == "naive" or inputs.source.dim() == 3:
+        return False
+    factored = inputs.factored
+    if factored and not line_graph.has_plan("is_complete"):
+        return False
+    problem = _problem(inputs, line_graph, backend)
+    problem = problem._replace(factored=factored and line_graph.is_complete)
+    return is_prepared(form, problem)
 
 
 def dag_scan(

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch_geometric.utils import segment
 
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.ops.schedule import LevelSchedule, level_schedule
 from plstm_graph.ops import native
+from plstm_graph.ops.schedule import LevelSchedule, level_schedule
 
 #: Elements that a temporary of the operators may hold (float32: 256 MB).
 TILE_ELEMENTS = 1 << 26

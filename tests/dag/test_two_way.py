@@ -59,7 +59,7 @@ def test_rows_and_line_edges_are_those_of_the_definition(name):
     t = g.two_way()
     t.validate()
     e = g.num_edges
-    assert t is g.two_way() and t.two_way() is t and t.is_two_way and not g.is_two_way
+    assert t == g.two_way() and t.two_way() is t and t.is_two_way and not g.is_two_way
     assert torch.equal(t.edge_index[:, :e], g.edge_index.flip(0))
     assert torch.equal(t.edge_index[:, e:], g.edge_index)
     assert t.direction.tolist() == [0] * e + [1] * e and g.direction.tolist() == [1] * e
@@ -114,7 +114,7 @@ def test_a_batch_of_both_kinds_is_two_way_in_part():
 def test_reverse_swaps_the_halves():
     g = undirected(nx.gnm_random_graph(10, 14, seed=3))
     t, r = g.two_way(), g.two_way().reverse()
-    assert r.reverse() is t and r.direction.tolist() == (1 - t.direction).tolist()
+    assert r.reverse() == t and r.direction.tolist() == (1 - t.direction).tolist()
 
     def columns(graph):
         """Line edges by the input's columns and the way they run."""

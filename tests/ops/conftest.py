@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from plstm_graph.dag import chunks
+from plstm_graph.ops.forms import chunks
 
 
 @contextmanager

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from plstm_graph.dag.chunk_plan import chunk_tables
-from plstm_graph.dag.chunks import cut
-from plstm_graph.ops import dispatch, plstm
-from plstm_graph.ops.propagate import propagate, tables_of
+from plstm_graph.ops import plstm
+from plstm_graph.ops.forms.chunk_plan import chunk_tables
+from plstm_graph.ops.forms.chunks import cut
 from tests.ops.conftest import chunks_of
 from tests.ops.test_forms import LargestTensor, compare
 from tests.zoo import ZOO, disjoint, from_edges, grid, inputs, path, random_dag
@@ -90,8 +89,7 @@ def test_products_that_underflow():
     args[4].data.fill_(0.05)
     want = plstm(*args, line_graph, form="levelwise")
     compare(plstm(*args, line_graph, form="chunkwise"), want, args, 1e-5)
-    rows = tables_of(line_graph, "chunks", 2)
-    assert rows[0].sum() > 3
+    assert chunk_tables(line_graph, 2).plan.sizes.sum() > 3
 
 
 def test_backward_twice():
@@ -135,26 +133,10 @@ def test_memory_is_linear_in_length():
         line_graph = path(length)
         args = inputs(line_graph, dtype=torch.float32)
         with chunks_of(32):
-            tables_of(line_graph, "chunks", 2)
+            plstm(*args, line_graph, form="chunkwise")  # makes the plan
         with LargestTensor() as memory:
-            out = propagate(args, line_graph, scale=1.0, form="chunks")
+            out = plstm(*args, line_graph, form="chunkwise")
             torch.autograd.grad(out.sum(), args)
         largest.append(memory.largest)
     assert largest[1] <= 4.1 * largest[0]
     assert largest[1] <= 2 * 4097 * 32
-
-
-def test_auto_takes_chunks_for_deep_narrow_parts(monkeypatch):
-    monkeypatch.setenv("PLSTM_NATIVE", "0")
-    line_graph = path(600)
-    assert dispatch._plan_auto(line_graph, 4, 24, 24) == [("chunkwise", None)]
-    assert dispatch._plan_auto(grid(20, 20), 4, 24, 24) == [("levelwise", None)]
-    parts = [path(600), *[path(20)] * 120, grid(20, 20), path(0)]
-    line_graph = disjoint(parts, batch=True)
-    plan = dispatch._plan_auto(line_graph, 4, 24, 24)
-    assert [form for form, _ in plan] == ["parallel", "chunkwise", "levelwise"]
-    assert [sub.line_graph.num_nodes for _, sub in plan] == [120 * 21 + 1, 601, 400]
-    monkeypatch.setattr(dispatch, "_plan_auto", lambda *_: plan)
-    args = inputs(line_graph)
-    want = plstm(*args, line_graph, form="levelwise")
-    compare(plstm(*args, line_graph), want, args, 1e-10)

@@ -2,15 +2,17 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torch_geometric.typing
 from torch.autograd import gradcheck, gradgradcheck
 
 from plstm_graph import LineGraph
-from plstm_graph.dag.schedule import level_schedule
 from plstm_graph.ops import dag_scan, plstm, prepare
-from plstm_graph.ops.naive import naive_dag_scan
-from plstm_graph.ops.propagate import FORMS, propagate_op, tables_of
+from plstm_graph.ops.autograd import plan_of, propagate_op
+from plstm_graph.ops.forms import FORMS, Problem
+from plstm_graph.ops.forms.naive import naive_dag_scan
 from plstm_graph.ops.scan import _dag_scan
+from plstm_graph.ops.schedule import level_schedule
 from tests.zoo import ZOO, from_edges, inputs, random_dag
 
 
@@ -118,9 +120,12 @@ def test_opcheck(name):
     schedules = [list(level_schedule(g)) for g in (line_graph, line_graph.reverse())]
     torch.library.opcheck(_dag_scan, (x, t, *schedules))
     args = inputs(line_graph)
-    for form in FORMS:
-        tables = tables_of(line_graph, form, args[0].size(1))
-        torch.library.opcheck(propagate_op, (*args, 0.5, form, tables))
+    for form in ("levelwise", "walk", "dense", "chunkwise"):
+        plan = plan_of(FORMS[form], Problem(line_graph, 2, 3, 4, False, "torch"))
+        torch.library.opcheck(propagate_op, (args, 0.5, form, plan))
+    args = [*args[:4], args[3], args[3], *args[5:]]
+    plan = plan_of(FORMS["walk"], Problem(line_graph, 2, 3, 4, True, "torch"))
+    torch.library.opcheck(propagate_op, (args, 0.5, "walk", plan))
 
 
 @pytest.mark.parametrize("form", ["auto", "chunkwise", "walk"])
@@ -128,8 +133,7 @@ def test_opcheck(name):
 def test_compile_without_graph_breaks(name, form):
     line_graph = prepare(ZOO[name](), 2, 3, 4)
     args = inputs(line_graph)
-    for inner in ("chunks", "walk"):
-        tables_of(line_graph, inner, 2)
+    plstm(*args, line_graph, form=form)  # prepares the other forms
 
     def layer(*args):
         return 2 * plstm(*args, line_graph, scale=0.5, form=form)
@@ -141,10 +145,23 @@ def test_compile_without_graph_breaks(name, form):
         assert torch.allclose(a, b)
 
 
-def test_prepared_graph_serves_reverse_and_multitree():
+def test_prepared_graph_serves_its_relatives():
     line_graph = prepare(ZOO["grid"](), 2, 3, 4)
     for graph in (line_graph.reverse(), line_graph.multitree(), line_graph.multitree().reverse()):
-        assert any(key[0] == "tables" for key in graph._cache if isinstance(key, tuple))
+        args = inputs(graph)
+        compiled = torch.compile(lambda *x: plstm(*x), fullgraph=True, backend="eager")
+        assert torch.equal(compiled(*args, graph), plstm(*args, graph))
+
+
+def test_compile_without_preparing_anything():
+    """Over the batches of a loader: the values of eager, and a bounded number of compilations."""
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(lambda *x: 2 * plstm(*x), backend=counter)
+    for seed in range(12):
+        line_graph = random_dag(8 + seed, 15 + seed, seed)
+        args = inputs(line_graph)
+        assert torch.allclose(compiled(*args, line_graph), 2 * plstm(*args, line_graph))
+    assert counter.frame_count <= 16
 
 
 def test_segments_of_graphs_without_batch_vector_are_components():
@@ -170,10 +187,18 @@ def test_segments_of_graphs_without_batch_vector_are_components():
         ({"transition": torch.zeros(9, 2)}, r"expected transition of shape \[3, 2\]"),
         ({"mark": torch.zeros(4, 1)}, r"expected mark of shape \[4, 2\]"),
         ({"direct": torch.zeros(4, 2)}, r"expected direct of shape \[5, 2\]"),
-        ({"mark": torch.zeros(4, 2, dtype=torch.long)}, r"mark of a floating-point dtype"),
+        (
+            {"mark": torch.zeros(4, 2, dtype=torch.long)},
+            r"mark of dtype float16, .*got torch.int64",
+        ),
         ({"mark": torch.zeros(4, 2, dtype=torch.double)}, r"torch.float64.*\.double\(\)"),
         ({"mark": [1.0]}, r"expected mark as a tensor, got list"),
         ({"mark": torch.zeros(4, 2, device="meta")}, r"expected mark on cpu.*got meta"),
+        ({"mark": torch.zeros(4, 2).to_sparse()}, r"mark as a dense tensor.*to_dense"),
+        (
+            {"scale": torch.ones(())},
+            r"expected scale as a number, got Tensor; .*multiply the query",
+        ),
         ({"form": "fast"}, r"expected form as one of auto, .*got 'fast'"),
         ({"backend": "cuda"}, r"expected backend as one of auto, .*got 'cuda'"),
         ({"line_graph": "graph"}, r"expected line_graph as a LineGraph, got str"),
@@ -183,7 +208,7 @@ def test_plstm_errors(change, message):
     line_graph = from_edges([(0, 1), (1, 2), (2, 3), (1, 4)], 5)
     names = ("query", "key", "value", "source", "transition", "mark", "direct")
     arguments = dict(zip(names, inputs(line_graph, dtype=torch.float32)), line_graph=line_graph)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         plstm(**{**arguments, **change})
 
 

@@ -8,12 +8,14 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plstm_graph import LineGraph
-from plstm_graph.ops import chunk_borders, cost, dispatch, levelwise, plstm
-from plstm_graph.ops.propagate import FORMS, propagate, tables_of
+from plstm_graph.ops import Factored, dag_scan, plstm
+from plstm_graph.ops.forms import FORMS, Form, chunk_borders, dense, levelwise, register
+from plstm_graph.ops.forms.naive import naive_dag_scan, naive_plstm
 from tests.ops.conftest import chunks_of
 from tests.zoo import ZOO, disjoint, inputs, random_dag
 
-PUBLIC = ("auto", "parallel", "levelwise", "chunkwise", "walk")
+FAST = ("levelwise", "chunkwise", "walk", "dense")
+PUBLIC = ("auto", *FAST)
 
 
 def dense_plstm(query, key, value, source, transition, mark, direct, line_graph, scale=1.0):
@@ -64,15 +66,79 @@ def test_forms_equal_naive_in_float64(name, form):
     compare(plstm(*args, line_graph, scale=0.7, form=form), want, args, 1e-10)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FAST)
 @pytest.mark.parametrize("name", ZOO)
-def test_inner_forms_equal_naive_with_any_tile(name, form, monkeypatch):
+def test_any_tile(name, form, monkeypatch):
+    """The torch operations behind the kernels, too."""
     monkeypatch.setattr(levelwise, "TILE_ELEMENTS", 64)
     monkeypatch.setattr(chunk_borders, "PIECE_ELEMENTS", 64)
     line_graph = ZOO[name]()
     args = inputs(line_graph, heads=1, key_size=2, value_size=5)
     want = plstm(*args, line_graph, form="naive")
-    compare(propagate(args, line_graph, scale=1.0, form=form), want, args, 1e-10)
+    if form in ("levelwise", "chunkwise"):
+        monkeypatch.setenv("PLSTM_NATIVE", "0")
+    compare(plstm(*args, line_graph, form=form), want, args, 1e-10)
+
+
+def factored_inputs(line_graph, *sizes, **options):
+    """Inputs with a and b [E, H] in the place of the transition."""
+    args = list(inputs(line_graph, *sizes, **options))
+    gates = torch.Generator().manual_seed(1)
+    a, b = (
+        torch.randn(*args[3].shape, dtype=args[3].dtype, generator=gates).requires_grad_()
+        for _ in range(2)
+    )
+    return [*args[:4], a, b, *args[5:]]
+
+
+def factored(args):
+    return [*args[:4], Factored(*args[4:6]), *args[6:]]
+
+
+@pytest.mark.parametrize("form", PUBLIC)
+@pytest.mark.parametrize("name", ZOO)
+def test_factored_transitions_equal_expanded_ones(name, form):
+    graph = ZOO[name]()
+    for line_graph in (graph, graph.reverse(), graph.multitree()):
+        args = factored_inputs(line_graph, heads=2, key_size=3, value_size=2)
+        want = plstm(*factored(args), line_graph, scale=0.7, form="naive")
+        compare(plstm(*factored(args), line_graph, scale=0.7, form=form), want, args, 1e-10)
+        lines = args[4][line_graph.line_index[0]] * args[5][line_graph.line_index[1]]
+        assert torch.equal(
+            plstm(*args[:4], lines, *args[6:], line_graph, scale=0.7, form="naive"), want
+        )
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_factored_scan_equals_expanded_one(name):
+    line_graph = ZOO[name]()
+    args = factored_inputs(line_graph)
+    a, b, x = args[4], args[5], torch.randn(*args[4].shape, 3, dtype=torch.float64)
+    x.requires_grad_()
+    lines = a[line_graph.line_index[0]] * b[line_graph.line_index[1]]
+    want = naive_dag_scan(x, lines, line_graph)
+    compare(dag_scan(x, Factored(a, b), line_graph), want, (x, a, b), 1e-10)
+    want = naive_dag_scan(x, lines, line_graph.reverse())
+    compare(dag_scan(x, Factored(a, b), line_graph, reverse=True), want, (x, a, b), 1e-10)
+
+
+@pytest.mark.parametrize("form", ["walk", "levelwise", "auto"])
+def test_factored_transitions_make_no_line_edges(form):
+    """A star of 20,000 leaves in two directions has 400 million line edges."""
+    leaves = torch.arange(1, 20_001)
+    edges = torch.stack([torch.zeros_like(leaves), leaves])
+    both = torch.cat([edges, edges.flip(0)], 1)
+    line_graph = LineGraph.from_edge_index(both, orientation="index").two_way()
+    e, n = line_graph.num_edges, line_graph.num_nodes
+    assert line_graph.num_line_edges == 20_000 * 19_999
+    one, gate = torch.ones(n, 1, 1), torch.ones(e, 1)
+    out = plstm(
+        one, one, one, gate, Factored(gate, gate), gate, torch.zeros(n, 1), line_graph, form=form
+    )
+    # Everyone hears everyone else once.
+    assert torch.equal(out, torch.full_like(out, 20_000.0))
+    with pytest.raises(ValueError, match=r"at most 50000000 line edges.*399980000.*factored"):
+        line_graph.line_index  # noqa: B018
 
 
 @pytest.mark.parametrize("form", PUBLIC)
@@ -96,16 +162,18 @@ def test_forms_equal_naive_in_float32(name, form):
             assert float((a - b).abs().max()) <= 1e-4 * max(1.0, float(b.abs().max()))
 
 
-@pytest.mark.parametrize("form", [*FORMS, "naive"])
-@pytest.mark.parametrize("name", ["hub", "multi_edge", "diamond", "no_line_edges"])
-def test_gradcheck_and_gradgradcheck(name, form):
+@pytest.mark.parametrize("kind", ["line", "factored"])
+@pytest.mark.parametrize("form", [*FAST, "naive"])
+@pytest.mark.parametrize(
+    "name", ["hub", "multi_edge", "diamond", "no_line_edges", "two_way_diamond"]
+)
+def test_gradcheck_and_gradgradcheck(name, form, kind):
     line_graph = ZOO[name]()
-    args = inputs(line_graph, heads=2, key_size=2, value_size=2)
+    make, join = (inputs, list) if kind == "line" else (factored_inputs, factored)
+    args = make(line_graph, heads=1, key_size=2, value_size=2)
 
     def run(*args):
-        if form == "naive":
-            return plstm(*args, line_graph, form="naive")
-        return propagate(args, line_graph, scale=0.5, form=form)
+        return plstm(*join(args), line_graph, scale=0.5, form=form)
 
     assert gradcheck(run, args)
     assert gradgradcheck(run, args, rtol=1e-2, atol=1e-4)
@@ -135,9 +203,9 @@ def test_random_dags(nodes, edges, seed, heads, key_size, value_size, chunk):
     line_graph = random_dag(nodes, edges, seed)
     args = inputs(line_graph, heads, key_size, value_size, seed=seed)
     with chunks_of(chunk):
-        for form in FORMS:
+        for form in FAST:
             want = plstm(*args, line_graph, form="naive")
-            compare(propagate(args, line_graph, scale=1.0, form=form), want, args, 1e-10)
+            compare(plstm(*args, line_graph, form=form), want, args, 1e-10)
 
 
 @pytest.mark.parametrize("form", PUBLIC)
@@ -150,19 +218,54 @@ def test_batch_equals_its_parts(form):
     assert torch.allclose(got, want, rtol=0, atol=1e-10)
 
 
-def test_auto_sends_outliers_to_another_form(monkeypatch):
-    """A batch of mixed sizes is split, and the two kinds come back to their places."""
-    graphs = [random_dag(40, 90, 3), *(random_dag(6, 9, i) for i in range(5))]
-    line_graph = disjoint(graphs, batch=True)
-    for name in ("PARALLEL_COST", "LEVEL_COST", "SPLIT_COST"):  # which outweigh so few small parts
-        monkeypatch.setattr(cost, name, 0.0)
-    monkeypatch.setattr(cost, "STATE_COST", 0.02)
-    plan = dispatch._plan_auto(line_graph, 2, 3, 4)
-    assert [form for form, _ in plan] == ["parallel", "levelwise"]
-    assert plan[1][1].line_graph.num_nodes == 40
-    args = inputs(line_graph)
-    want = plstm(*args, line_graph, form="naive")
-    compare(plstm(*args, line_graph), want, args, 1e-10)
+class Toy(Form):
+    """All there is to do for a new form."""
+
+    name = "toy"
+    factored = True
+
+    def plan(self, problem):
+        return [problem.line_graph.edge_index, problem.line_graph.line_index]
+
+    def forward(self, inputs, scale, plan):
+        graph = LineGraph(inputs.query.size(0), *plan)
+        return naive_plstm(*inputs, graph, scale=scale), None
+
+    def backward(self, grad, inputs, scale, plan, kept):
+        tensors = [x.detach().requires_grad_() for x in inputs.tensors]
+        with torch.enable_grad():
+            out = self.forward(type(inputs).of(tensors), scale, plan)[0]
+        return torch.autograd.grad(out, tensors, grad, materialize_grads=True, allow_unused=True)
+
+
+def test_a_form_is_one_class_and_one_registration(monkeypatch):
+    monkeypatch.setattr("plstm_graph.ops.forms.FORMS", FORMS)
+    register(Toy())
+    try:
+        line_graph = ZOO["molecules"]()
+        args = inputs(line_graph)
+        want = plstm(*args, line_graph, form="naive")
+        compare(plstm(*args, line_graph, form="toy"), want, args, 1e-10)
+        assert gradgradcheck(lambda *x: plstm(*x, ZOO["fork"](), form="toy"), inputs(ZOO["fork"]()))
+    finally:
+        del FORMS["toy"]
+    with pytest.raises(ValueError, match="expected form as one of auto, naive, .*got 'toy'"):
+        plstm(*args, line_graph, form="toy")
+
+
+@pytest.mark.parametrize("form", PUBLIC)
+def test_what_a_node_cannot_hear_does_not_reach_it(form):
+    """Values that are not finite stay where the definition has them, forward and backward."""
+    line_graph = ZOO["grid"]()
+    for index in range(7):
+        args = [x.detach().clone() for x in inputs(line_graph)]
+        args[index][len(args[index]) // 2] = float("nan")
+        args = [x.requires_grad_() for x in args]
+        outs = [plstm(*args, line_graph, form=f) for f in (form, "naive")]
+        assert torch.equal(outs[0].isnan(), outs[1].isnan())
+        early = (~outs[1].isnan()).nonzero()[0].tolist()
+        grads = [torch.autograd.grad(out[tuple(early)], args[2]) for out in outs]
+        assert torch.equal(grads[0][0].isnan(), grads[1][0].isnan())
 
 
 @pytest.mark.parametrize("form", PUBLIC)
@@ -190,7 +293,7 @@ def test_half_inputs_accumulate_in_float32(form, dtype):
     )
 
 
-@pytest.mark.parametrize("form", ["parallel", "levelwise", "chunkwise", "walk"])
+@pytest.mark.parametrize("form", FAST)
 def test_autocast_leaves_the_recurrence_alone(form):
     line_graph = ZOO["molecules"]()
     args = inputs(line_graph, dtype=torch.float32)
@@ -205,11 +308,11 @@ def test_autocast_leaves_the_recurrence_alone(form):
     assert all(torch.equal(a, b) for a, b in zip(got, want))
 
 
-def test_parallel_refuses_what_would_not_fit(monkeypatch):
-    monkeypatch.setattr(dispatch, "MAX_DENSE", 100)
+def test_dense_refuses_large_graphs(monkeypatch):
+    monkeypatch.setattr(dense, "MAX_NODES", 15)
     line_graph = ZOO["grid"]()
-    with pytest.raises(ValueError, match=r"form='parallel'.*got 1922.*levelwise"):
-        plstm(*inputs(line_graph), line_graph, form="parallel")
+    with pytest.raises(ValueError, match=r"form='dense'.*at most 15 nodes.*'walk'"):
+        plstm(*inputs(line_graph), line_graph, form="dense")
 
 
 def test_node_order_is_free():
@@ -242,10 +345,10 @@ def test_levelwise_memory_is_bounded_by_the_tile(monkeypatch):
     args = inputs(line_graph, heads=2, key_size=4, value_size=32)
     tile = line_graph.num_edges * 2 * 4  # one column of V
     monkeypatch.setattr(levelwise, "TILE_ELEMENTS", tile)
-    tables_of(line_graph, "states", 2)
+    plstm(*args, line_graph, form="levelwise")  # makes the plan
     want = plstm(*args, line_graph, form="naive")
     with LargestTensor() as memory:
-        got = propagate(args, line_graph, scale=1.0, form="states")
+        got = plstm(*args, line_graph, form="levelwise")
         torch.autograd.grad(got.sum(), args)
     assert torch.allclose(got, want, atol=1e-10)
     nodes = line_graph.num_nodes * 2 * 32

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from plstm_graph.dag.walk import part_walk
-from plstm_graph.ops import plstm, walk
+from plstm_graph.ops import plstm
+from plstm_graph.ops.forms import FORMS, Problem, walk
+from plstm_graph.ops.forms.walk import edge_walk
+from plstm_graph.ops.inputs import Inputs
 from tests.ops.test_forms import compare
 from tests.zoo import ZOO, inputs, path
 
@@ -25,8 +27,7 @@ def test_tiles_of_all_widths(name, k, v, elements, monkeypatch):
     [(30, 24, 24, 24), (30, 16, 20, 24), (30, 24, 40, 24), (30, 24, 64, 32), (10**6, 24, 40, 8)],
 )
 def test_tiles_waste_little(longest, k, v, tile):
-    tables = part_walk(path(3))._replace(longest=torch.tensor(longest))
-    assert walk._tile(tables, k, v) == tile
+    assert walk._tile(longest, k, v) == tile
 
 
 def test_rows_of_any_stride():
@@ -51,7 +52,7 @@ def test_columns_of_one_product_are_read_where_they_are():
     product = torch.cat([x.detach().flatten(1) for x in (query, key, value)], 1).requires_grad_()
     columns = product.split([heads * k, heads * k, value[0].numel()], 1)
     columns = [x.unflatten(1, (heads, -1)) for x in columns]
-    read = walk._readable((*columns, *gates), 1.0)
+    read = walk.readable(Inputs(*columns, *gates), 1.0)
     assert [x.data_ptr() for x in read] == [x.data_ptr() for x in (*columns, *gates)]
     want = plstm(query, key, value, *gates, line_graph, form="walk")
     got = plstm(*columns, *gates, line_graph, form="walk")
@@ -65,7 +66,7 @@ def test_columns_of_one_product_are_read_where_they_are():
 def test_a_reversed_graph_has_the_same_tables(reverse_first):
     line_graph = ZOO["molecules"]()
     graphs = [line_graph, line_graph.reverse()]
-    one, two = map(part_walk, graphs[::-1] if reverse_first else graphs)
+    one, two = map(edge_walk, graphs[::-1] if reverse_first else graphs)
     assert one.edge is two.edge and one.next is two.next
     assert int(one.reversed) + int(two.reversed) == 1
     assert torch.equal(torch.stack([one.src, one.dst]), torch.stack([two.dst, two.src]))
@@ -74,9 +75,10 @@ def test_a_reversed_graph_has_the_same_tables(reverse_first):
     assert (one.next > place).all()
 
 
-def test_needs_a_compiler(monkeypatch):
+def test_needs_the_kernels(monkeypatch):
     monkeypatch.setenv("PLSTM_NATIVE", "0")
     line_graph = path(4)
     with pytest.raises(ValueError, match=r"form='walk' where it can run.*PLSTM_NATIVE=0.*auto"):
         plstm(*inputs(line_graph), line_graph, form="walk")
-    assert "CPUs only" in walk.unavailable(torch.device("meta"))
+    problem = Problem(line_graph.to("meta"), 2, 3, 4, False, "torch")
+    assert "CPUs only" in FORMS["walk"].unavailable(problem)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from plstm_graph.ops.forms.chunk_plan import ChunkPlan, ChunkTables
-from plstm_graph.ops.schedule import LevelSchedule
 from plstm_graph.ops.scan import edge_dot, scan_
+from plstm_graph.ops.schedule import LevelSchedule
 
 #: Elements that the temporaries of a piece of chunks may hold (float32: 1 MB, near the cache).
 PIECE_ELEMENTS = 1 << 18

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plstm_graph.ops.forms.chunks import Chunks, cut, detours
 from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.ops.forms.chunks import Chunks, cut, detours
 from plstm_graph.ops.schedule import LevelSchedule, level_schedule
 
 

@@ -86,9 +86,7 @@ class Dense(Form):
             return dense.make_plan(problem.line_graph)
         return list(edge_walk(problem.line_graph))
 
-    def forward(
-        self, inputs: Inputs, scale: float, plan: Sequence[Tensor]
-    ) -> tuple[Tensor, None]:
+    def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:
         tensors = readable(inputs, scale)
         out = inputs.value.new_empty(inputs.value.shape)
         k, v = inputs.query.size(2), inputs.value.size(2)

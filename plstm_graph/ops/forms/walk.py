@@ -242,9 +242,7 @@ class Walk(Form):
             return walk.make_plan(problem.line_graph, problem.factored)
         return list((node_walk if problem.factored else edge_walk)(problem.line_graph))
 
-    def forward(
-        self, inputs: Inputs, scale: float, plan: Sequence[Tensor]
-    ) -> tuple[Tensor, None]:
+    def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:
         out = inputs.value.new_empty(inputs.value.shape)
         shape = inputs.query.size(2), inputs.value.size(2)
         tensors = readable(inputs, scale)
