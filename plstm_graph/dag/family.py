@@ -8,7 +8,7 @@ references, and a family is freed with the last graph that belongs to it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -42,12 +42,13 @@ class Member(NamedTuple):
     direction: Tensor | None = None
     twin: Tensor | None = None
 
-    def to(self, device: torch.device) -> Member:
-        return Member(*(None if x is None else x.to(device) for x in self))
 
-
-#: Plans that copies take along.
-_LASTING = ("line_index", "level", "multitree_mask", "num_line_edges", "is_complete")
+#: Plans that a copy on another device takes along, and those that a pickle does.
+_MOVED = (
+    "line_index", "line_id", "level", "num_levels", "multitree_mask", "num_line_edges",
+    "is_complete",
+)  # fmt: skip
+_PICKLED = ("level", "multitree_mask", "line_id", "is_complete")
 
 
 class Family:
@@ -115,32 +116,41 @@ class Family:
                 with torch.inference_mode(False), torch.device("cpu"):
                     self.members[kind] = make(graph, kind)
 
-    def bare(self) -> Family:
-        """A copy without the plans that are cheap to rebuild."""
-        return self._map(lambda x: x)
+    def bare(self, kind: int) -> Family:
+        """A copy with the member ``kind`` and without the plans that are cheap to rebuild."""
+        origin, edges = Kind.ORIGINAL, kind & ~Kind.MULTITREE
+        kept = {(k, key) for k in (origin, kind) for key in _PICKLED}
+        if not self.plans.get((origin, "is_complete")):
+            kept.add((origin, "line_index"))  # somebody chose the line edges
+        return self._copy(lambda x: x, kept.__contains__, {origin, edges})
 
     def with_original(self, member: Member) -> Family:
         """The same with other ``edge_id`` and ``opposite_id``."""
-        other = self._map(lambda x: x)
+        other = self._copy(lambda x: x, lambda key: key[0] == Kind.ORIGINAL and key[1] in _MOVED)
         other.members = {Kind.ORIGINAL: member}
         return other
 
     def to(self, device: torch.device) -> Family:
-        return self._map(lambda x: x.to(device) if isinstance(x, Tensor) else x)
+        return self._copy(
+            lambda x: x.to(device) if isinstance(x, Tensor) else x, lambda key: key[1] in _MOVED
+        )
 
-    def _map(self, move: Callable[[Any], Any]) -> Family:
+    def _copy(
+        self,
+        move: Callable[[Any], Any],
+        keep: Callable[[tuple], bool],
+        members: Container[int] = range(32),
+    ) -> Family:
         with self._lock:
             other = Family.__new__(Family)
             other.num_nodes, other.is_multitree = self.num_nodes, self.is_multitree
             other.node_batch, other.node_rank = move(self.node_batch), move(self.node_rank)
             other.members = {
-                kind: Member(*map(move, member)) for kind, member in self.members.items()
+                kind: Member(*map(move, member))
+                for kind, member in self.members.items()
+                if kind in members
             }
-            other.plans = {
-                key: move(value)
-                for key, value in self.plans.items()
-                if key[1] in _LASTING or key == (Kind.ORIGINAL, "line_id")
-            }
+            other.plans = {key: move(value) for key, value in self.plans.items() if keep(key)}
             other._lock = threading.RLock()
             return other
 

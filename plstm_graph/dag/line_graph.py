@@ -401,7 +401,7 @@ class LineGraph:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the graph, not its plans, which are cheap to rebuild."""
-        return {"family": self._family.bare(), "kind": self._kind}
+        return {"family": self._family.bare(self._kind), "kind": self._kind}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._enter(state["family"], state["kind"])

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 
 def member(graph: LineGraph, kind: int) -> Member:
-    """The edges of the member ``kind`` (not pruned), of which ``graph`` is a near relative."""
-    if kind == (graph._kind ^ Kind.REVERSED) & ~Kind.MULTITREE:
+    """The edges of the member ``kind`` (not pruned) of the family of ``graph``."""
+    if kind & Kind.REVERSED:
+        graph = graph._member(kind ^ Kind.REVERSED)
         edge_id, opposite_id = _turned(graph)
         direction = 1 - graph.direction if graph.is_two_way else None
         return Member(graph.edge_index.flip(0), edge_id, opposite_id, direction, graph.twin)
+    graph = graph._member(Kind.REVERSED if kind & Kind.TURNED else Kind.ORIGINAL)
     dag, device = graph.edge_index, graph.device
     rows = torch.arange(graph.num_edges, device=device)
     turning = rows if kind & Kind.TWO_WAY else graph.undirected.nonzero().view(-1)

@@ -15,15 +15,13 @@ class Segments(NamedTuple):
 
     Attributes:
         node_part: [N] part of each node; node_local: [N] its number inside the part.
-        edge_part: [E] part of each edge; edge_local: [E] its topological number inside, in the
-            original direction (a reversed graph has the opposite order).
+        edge_part: [E] part of each edge.
         num_nodes, num_edges: [P] sizes.
     """
 
     node_part: np.ndarray
     node_local: np.ndarray
     edge_part: np.ndarray
-    edge_local: np.ndarray
     num_nodes: np.ndarray
     num_edges: np.ndarray
 
@@ -46,16 +44,25 @@ def _segments(line_graph: LineGraph) -> Segments:
     node_part = np.unique(node_part, return_inverse=True)[1].reshape(-1)
     parts = int(node_part.max(initial=-1)) + 1
     edge_part = node_part[edge_index[0]]
-    # These levels order the edges of the multitree too, and reversed those of the reverse.
-    level = line_graph.level.cpu().numpy()
     return Segments(
         node_part,
         _rank_within(node_part, np.argsort(node_part, kind="stable"), parts),
         edge_part,
-        _rank_within(edge_part, np.lexsort((level, edge_part)), parts),
         np.bincount(node_part, minlength=parts),
         np.bincount(edge_part, minlength=parts),
     )
+
+
+def edge_numbers(line_graph: LineGraph) -> np.ndarray:
+    """[E] the topological number of each edge inside its part, in the direction of the graph that
+    is not reversed (a reversed graph has the opposite order). Planned once."""
+    return line_graph.root.plan("edge_numbers", _edge_numbers)
+
+
+def _edge_numbers(line_graph: LineGraph) -> np.ndarray:
+    # The levels order the edges of the multitree too, and reversed those of the reverse.
+    part, level = segments(line_graph).edge_part, line_graph.level.cpu().numpy()
+    return _rank_within(part, np.lexsort((level, part)), int(part.max(initial=-1)) + 1)
 
 
 def _rank_within(group: np.ndarray, order: np.ndarray, groups: int) -> np.ndarray:

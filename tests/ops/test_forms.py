@@ -115,10 +115,13 @@ def test_factored_scan_equals_expanded_one(name):
     args = factored_inputs(line_graph)
     a, b, x = args[4], args[5], torch.randn(*args[4].shape, 3, dtype=torch.float64)
     x.requires_grad_()
-    lines = a[line_graph.line_index[0]] * b[line_graph.line_index[1]]
-    want = naive_dag_scan(x, lines, line_graph)
+
+    def lines():
+        return a[line_graph.line_index[0]] * b[line_graph.line_index[1]]
+
+    want = naive_dag_scan(x, lines(), line_graph)
     compare(dag_scan(x, Factored(a, b), line_graph), want, (x, a, b), 1e-10)
-    want = naive_dag_scan(x, lines, line_graph.reverse())
+    want = naive_dag_scan(x, lines(), line_graph.reverse())
     compare(dag_scan(x, Factored(a, b), line_graph, reverse=True), want, (x, a, b), 1e-10)
 
 
@@ -165,7 +168,7 @@ def test_forms_equal_naive_in_float32(name, form):
 @pytest.mark.parametrize("kind", ["line", "factored"])
 @pytest.mark.parametrize("form", [*FAST, "naive"])
 @pytest.mark.parametrize(
-    "name", ["hub", "multi_edge", "diamond", "no_line_edges", "two_way_diamond"]
+    "name", ["hub", "multi_edge", "diamond", "no_line_edges", "two_way_path"]
 )
 def test_gradcheck_and_gradgradcheck(name, form, kind):
     line_graph = ZOO[name]()

@@ -8,7 +8,7 @@ from plstm_graph import LineGraph, grid_line_graph
 from plstm_graph.ops import gating_matrix, plstm
 from tests.shared import GOLDEN, needs_shared
 
-FORMS = ("naive", "parallel", "levelwise", "chunkwise", "walk", "auto")
+FORMS = ("naive", "dense", "levelwise", "chunkwise", "walk", "auto")
 NAMES = ("query", "key", "value", "source", "transition", "mark", "direct")
 GRAPHS = ("chain", "tree", "random_dag", "molecules", "grid_graph")
 

@@ -6,7 +6,7 @@ import torch
 from plstm_graph.ops import dag_scan, plstm
 from tests.zoo import ZOO, binary_tree, grid, inputs, path
 
-FORMS = ("parallel", "levelwise", "chunkwise", "walk")
+FORMS = ("dense", "levelwise", "chunkwise", "walk")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -22,7 +22,7 @@ import torch
 
 from plstm_graph.dag.levels import expand
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.segments import segments
+from plstm_graph.dag.segments import edge_numbers, segments
 
 #: The least and the most edges of a chunk.
 SMALLEST, LARGEST = 32, 64
@@ -57,7 +57,7 @@ def cut(line_graph: LineGraph) -> Chunks:
     c = chunk_size(line_graph)
     e = seg.edge_part.size
     first = np.cumsum(seg.num_edges) - seg.num_edges
-    position = first[seg.edge_part] + seg.edge_local
+    position = first[seg.edge_part] + edge_numbers(line_graph)
     starts = np.zeros(e + 1, dtype=bool)
     starts[first] = True
     crossing = _crossing(position, line_graph.line_index.cpu().numpy())

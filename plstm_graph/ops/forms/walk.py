@@ -45,7 +45,7 @@ from torch import Tensor
 
 from plstm_graph.dag.levels import csr, longest_path_levels
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.segments import segments
+from plstm_graph.dag.segments import edge_numbers, segments
 from plstm_graph.ops import native
 from plstm_graph.ops.forms.base import Form, Problem
 from plstm_graph.ops.inputs import Inputs
@@ -99,7 +99,7 @@ def _edge_walk(line_graph: LineGraph) -> EdgeWalk:
     seg = segments(line_graph)
     node_ptr, node = csr(seg.node_part, seg.num_nodes.size)
     edge_ptr = np.append(0, np.cumsum(seg.num_edges))
-    place = edge_ptr[seg.edge_part] + seg.edge_local
+    place = edge_ptr[seg.edge_part] + edge_numbers(line_graph)
     edge = np.empty_like(place)
     edge[place] = np.arange(place.size)
     tail, head = line_graph.line_index.cpu().numpy()
@@ -196,7 +196,8 @@ def unavailable(problem: Problem) -> str | None:
     device = problem.line_graph.device
     if device.type != "cpu":
         return f"its kernels run on CPUs only, not on {device}; use backend='triton' or 'auto'"
-    return native.unavailable()
+    reason = native.unavailable()
+    return None if reason is None else f"its kernels are not there ({reason}); use form='auto'"
 
 
 def _tile(longest: int, rows: int, columns: int) -> int:
