@@ -125,7 +125,7 @@ def case(name: str) -> tuple[np.ndarray, int]:
         edge_index = edge_index[:, np.random.default_rng(0).random(edge_index.shape[1]) < 0.7]
     if kind == "complete":
         edge_index = symmetric(nx.complete_graph(size))
-    if kind == "dense":
+    if kind == "parallel":
         edge_index = edge_index[:, np.tile(np.arange(edge_index.shape[1]), 2)]
     return edge_index, size
 
