@@ -123,8 +123,8 @@ def _part_walk(line_graph: LineGraph) -> PartWalk:
     src, dst = line_graph.edge_index
     arrays = (node_ptr, node, edge_ptr, edge, line_ptr, line, place[head[line]])
     return PartWalk(
-        torch.tensor(int(against)),
-        torch.tensor(int(seg.num_edges.max(initial=0))),
+        torch.tensor(int(against), device="cpu"),
+        torch.tensor(int(seg.num_edges.max(initial=0)), device="cpu"),
         *(torch.from_numpy(a) for a in arrays),
         src.contiguous(),
         dst.contiguous(),
