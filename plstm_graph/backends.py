@@ -52,7 +52,7 @@ def _native() -> Backend:
     reason = native.unavailable()
     if reason is not None:
         return Backend(False, reason)
-    return Backend(True, "kernels in C, compiled for this processor (backend='torch')")
+    return Backend(True, f"kernels in C, {native.level()} instructions (backend='torch')")
 
 
 def _gpu() -> Backend:

@@ -167,9 +167,7 @@ def test_forms_equal_naive_in_float32(name, form):
 
 @pytest.mark.parametrize("kind", ["line", "factored"])
 @pytest.mark.parametrize("form", [*FAST, "naive"])
-@pytest.mark.parametrize(
-    "name", ["hub", "multi_edge", "diamond", "no_line_edges", "two_way_path"]
-)
+@pytest.mark.parametrize("name", ["hub", "multi_edge", "diamond", "no_line_edges", "two_way_path"])
 def test_gradcheck_and_gradgradcheck(name, form, kind):
     line_graph = ZOO[name]()
     make, join = (inputs, list) if kind == "line" else (factored_inputs, factored)

@@ -1,4 +1,4 @@
-/* Kernels for CPUs, compiled when they are first needed: see __init__.py. */
+/* Kernels for CPUs, compiled when the package is installed: see __init__.py. */
 
 #include <stdint.h>
 #include <stdlib.h>
