@@ -69,8 +69,8 @@ which is the rule of C_f read backwards: the key walk is at w0 then, whose own s
     da_e = \langle b_e \hat Z_e + S_e k v^\top, \hat Y_e \rangle, \qquad
     db_e = \langle \hat Z_e, A_e \rangle
 
-for all edges. :math:`\hat Z_f` takes one more tile, :math:`Z_{w0}`: it is still there, since the key
-walk visits w0 after u0, and u0 after u1.
+for all edges. :math:`\hat Z_f` takes one more tile, :math:`Z_{w0}`, which is still in memory: the
+key walk visits w0 after u0, and u0 after u1.
 
 Threads of a program read what others of its threads wrote: a barrier follows every store (next to
 the latency of a dependent load it costs nothing). The dots dT_l of an edge are therefore collected,
@@ -257,6 +257,7 @@ def key_walk_kernel(
             e, w = row_at(edge, j, H, head), row_at(end, j, H, head)
             q_w = load_row(query, w, K, k, k_in, dtype) * scale
             g_w = load_row(grad, w, V, v, v_in, dtype)
+            s_e = tl.load(source + e)
             a = (tl.load(mark + e) * q_w)[:, None] * g_w[None, :]
             if FACTORED:
                 at = row_at(origin, j, H, head) * K * V
@@ -275,8 +276,9 @@ def key_walk_kernel(
                         outer = k_w[:, None] * v_w[None, :]
                         z_n -= scaled_state(transition, enter, source, t, z_w, outer)
                 a += tl.load(transition + e) * y_w
-                y += tl.load(enter + e) * a
-                c = (tl.load(source + e) * k_n)[:, None] * v_n[None, :] + tl.load(enter + e) * z_n
+                b_e = tl.load(enter + e)
+                y += b_e * a
+                c = (s_e * k_n)[:, None] * v_n[None, :] + b_e * z_n
                 d_a, d_b = tl.sum(tl.sum(c * y_w, 1), 0), tl.sum(tl.sum(z_n * a, 1), 0)
             else:
                 c = tl.load(states + e * K * V + tile, mask=tile_in, other=0)
@@ -293,7 +295,6 @@ def key_walk_kernel(
                     l = tl.load(line + first + place, mask=used, other=0).to(tl.int64) * H + head
                     tl.store(d_transition + part * L * H + l, dots, mask=used)
                     tl.debug_barrier()
-            s_e = tl.load(source + e)
             ds = tl.sum(a * v_n[None, :], 1)
             dk += s_e * ds
             dv += s_e * tl.sum(a * k_n[:, None], 0)
