@@ -165,8 +165,8 @@ def forward(inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> Tensor:
     out = call.empty(call.rows, call.heads, call.v)
 
     def launch(config: Config) -> None:
-        unused = call.tensors[2], call.gate
-        tensors = [unused[0], out, unused[1], call.states]
+        # value and a gate stand for the gradients, which are not used without GRADS.
+        tensors = [call.tensors[2], out, call.gate, call.states]
         call.launch(walk_kernels.query_walk_kernel, tensors, call.plan.there, config, GRADS=False)
 
     if out.numel():
