@@ -189,7 +189,7 @@ def main(args: list[str] | None = None) -> dict:
         result["long_sequences"] = benchmark_sequences.bench(turns, options.quick, console)
         result["grid"] = benchmark_grid.bench(turns, options.quick, console, options.threads)
     else:
-        from experiments.kernel_report import workloads
+        from experiments.kernels.report import workloads
 
         graphs = {name: line_graph.to(device) for name, line_graph in workloads().items()}
         cases = {name: (graph, op_inputs(graph)) for name, graph in graphs.items()}

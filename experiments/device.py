@@ -2,7 +2,7 @@
 
 ``python -m experiments.benchmark --device cuda`` adds the table of :func:`bench_kernels`: a copy of
 a large tensor on the device gives the ceiling in bytes a second; each kernel has the bytes that its
-access pattern moves (:mod:`plstm_graph.ops.triton.fused_traffic`, counted for the default tile),
+access pattern moves (:mod:`experiments.kernels.traffic`, counted for the default tile),
 divided by its time, and that as a share of the ceiling.
 """
 
@@ -17,12 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from experiments.kernels.traffic import dense_traffic, sizes_of, walk_kind, walk_traffic
 from plstm_graph import LineGraph
+from plstm_graph.ops.inputs import Inputs
+from plstm_graph.ops.triton import dense, scan, walk
 from plstm_graph.ops.triton.common import unavailable
-from plstm_graph.ops.triton.dag_scan import tables_of_scan, triton_dag_scan_op
-from plstm_graph.ops.triton.dense_tables import dense_fits
-from plstm_graph.ops.triton.fused_tables import walk_kind, walk_tables
-from plstm_graph.ops.triton.fused_traffic import dense_traffic, sizes_of, walk_traffic
 
 #: Bytes that the copy of the ceiling reads, and writes.
 COPY_BYTES = 1 << 30
@@ -89,46 +88,40 @@ def kernel_steps(
         line_graph: on the device.
         inputs: the seven tensors of ``plstm``, float32, on the device.
     """
-    # These import triton, which the other tables do without.
-    from plstm_graph.ops.triton import dense, fused
-    from plstm_graph.ops.triton.segment_scan import edge_dot
-    from plstm_graph.ops.triton.tables import ScanTables
-
     inputs = [x.detach() for x in inputs]
     (_, h, k), v = inputs[0].shape, inputs[2].size(2)
-    s = sizes_of(line_graph, h, k, v)
-    walk, grad = walk_tables(line_graph), torch.ones_like(inputs[2])
-    traffic = walk_traffic(line_graph, s)
-    empty = grad.new_empty(0)
+    s, grad, made = sizes_of(line_graph, h, k, v), torch.ones_like(inputs[2]), Inputs(*inputs)
+    plan, traffic = walk.make_plan(line_graph, False), walk_traffic(line_graph, s)
     steps = {
-        "fused_forward": (
-            lambda: fused.fused_plstm_op(*inputs, 1.0, True, walk),
-            traffic["fused_forward"].bytes,
+        "walk_forward": (
+            lambda: walk.forward(made, 1.0, plan),
+            traffic["walk_forward"].bytes,
         ),
-        "fused_query, fused_key": (
-            lambda: fused._backward_op(grad, *inputs, empty, 1.0, True, walk),
-            traffic["fused_query"].bytes + traffic["fused_key"].bytes,
+        "walk_query, walk_key": (
+            lambda: walk.backward(grad, made, 1.0, plan),
+            traffic["walk_query"].bytes + traffic["walk_key"].bytes,
         ),
     }
-    if dense_fits(line_graph):
-        tables, traffic = dense.tables_of(line_graph), dense_traffic(line_graph, s)
+    if dense.fits(line_graph) and max(k, v) <= dense.CHANNELS:
+        tables, traffic = dense.make_plan(line_graph), dense_traffic(line_graph, s)
         steps["dense_forward"] = (
-            lambda: dense.dense_plstm_op(*inputs, 1.0, tables),
+            lambda: dense.forward(made, 1.0, tables),
             traffic["dense_forward"].bytes,
         )
         steps["dense_backward"] = (
-            lambda: dense._backward_op(grad, *inputs, 1.0, tables),
+            lambda: dense.backward(grad, made, 1.0, tables),
             traffic["dense_backward"].bytes,
         )
     # A scan of states by itself: payload, states and gates; index tables are left out.
-    forward, backward, by_level = tables_of_scan(line_graph)
+    forward, _, by_level = scan.make_plan(line_graph)
+    lists = scan.ScanTables(*forward)
     x, t = grad.new_ones(s.edges, h, 1, k * v), inputs[4][..., None, None]
     state, gates = 4 * h * k * v, 4 * h * s.lines
     steps["level_scan" if by_level else "segment_scan"] = (
-        lambda: triton_dag_scan_op(x, t, forward, backward, by_level),
+        lambda: scan.scan(x, t, lists, by_level),
         state * (2 * s.edges + s.lines) + gates,
     )
-    steps["edge_dot"] = (lambda: edge_dot(x, x, ScanTables(*forward)), 2 * state * s.lines + gates)
+    steps["edge_dot"] = (lambda: scan.edge_dot(x, x, lists), 2 * state * s.lines + gates)
     return steps
 
 

@@ -65,7 +65,7 @@ def test_table_of_the_kernels():
     found = device.bench_kernels(cases, CPU, 1, console, copy_bytes=1 << 16)
     assert found["device"] == "cpu" and found["copy_gb_per_s"] > 0
     kernels = {row["kernel"] for row in found["rows"]}
-    assert kernels >= {"fused_forward", "fused_query, fused_key", "dense_forward", "edge_dot"}
+    assert kernels >= {"walk_forward", "walk_query, walk_key", "dense_forward", "edge_dot"}
     assert {row["workload"] for row in found["rows"]} == set(graphs)
     for row in found["rows"]:
         assert row["bytes"] > 0

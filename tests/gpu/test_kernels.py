@@ -8,12 +8,11 @@ import torch
 
 from plstm_graph import PLSTM
 from plstm_graph.ops import dag_scan, plstm, prepare
-from plstm_graph.ops.triton import autotune
-from plstm_graph.ops.triton.dag_scan import goes_by_level
-from plstm_graph.ops.triton.dense_tables import dense_fits
-from plstm_graph.ops.triton.fused import _walkable
-from plstm_graph.ops.triton.fused_tables import walk_kind
-from tests.ops.triton.helpers import assert_same, payload
+from plstm_graph.ops.inputs import Factored, Inputs
+from plstm_graph.ops.triton import autotune, dense, walk
+from plstm_graph.ops.triton.scan import goes_by_level
+from plstm_graph.ops.triton.walk_plan import Plan
+from tests.ops.triton.helpers import assert_close, assert_same, cotangent_of, grads, payload
 from tests.zoo import disjoint, grid, inputs, molecule, path, random_dag
 
 pytestmark = [
@@ -99,42 +98,64 @@ def test_layer_equals_torch(line_graph, form, dtype, rtol):
     assert_same(got, plstm(*wide, line_graph, backend="torch"), args, rtol, wide)
 
 
-@pytest.mark.parametrize(("k", "v"), [(8, 8), (24, 24), (64, 48), (100, 37), (256, 16)])
-@pytest.mark.parametrize("recompute", [True, False])
-def test_walk_equals_torch(line_graph, k, v, recompute):
-    """Tiles of all sizes, states kept or formed again."""
-    from plstm_graph.ops.triton.fused import walk_plstm
+def compare(form, inputs, line_graph, plan, rtol):
+    """Values and gradients of kernels against torch in float64."""
+    leaves = Inputs.of(exact(inputs.tensors))
+    made = leaves
+    if inputs.factored:
+        made = leaves._replace(transition=leaves.transition.expand(line_graph.line_index))
+    want = plstm(*made, line_graph, scale=0.5, backend="torch")
+    out = form.forward(inputs, 0.5, plan)
+    got = form.backward(cotangent_of(out), inputs, 0.5, plan)
+    for a, b in zip((out, *got), (want, *grads(want, leaves.tensors)), strict=True):
+        assert_close(a, b, rtol)
 
-    args = arguments(line_graph, 1, k, v, dtype=torch.float32)
-    args[4] = bounded(args[4].detach(), line_graph).requires_grad_()
-    wide = exact(args)
-    got = walk_plstm(*args, line_graph, scale=0.5, recompute=recompute)
-    want = plstm(*wide, line_graph, scale=0.5, backend="torch")
-    assert_same(got, want, args, TOLERANCE[torch.float32], wide)
+
+@pytest.mark.parametrize(("k", "v"), [(8, 8), (24, 24), (64, 48), (100, 37), (256, 16)])
+def test_walk_equals_torch(line_graph, k, v):
+    """Tiles of all sizes."""
+    args = [a.detach() for a in arguments(line_graph, 1, k, v, dtype=torch.float32)]
+    args[4] = bounded(args[4], line_graph)
+    plan = walk.make_plan(line_graph, False)
+    compare(walk, Inputs(*args), line_graph, plan, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", [name for name in GRAPHS if name != "two-way grid"])
+def test_factored_walk_equals_torch(name, dtype):
+    """The two-way grid is pruned: not every pair of its edges that meet is a line edge."""
+    line_graph = GRAPHS[name]().to("cuda")
+    args = [a.detach() for a in arguments(line_graph, 2, 24, 40, dtype=dtype)]
+    # |a| sums up to less than 1 over the edges into a node, and |b| is at most 1: states do not
+    # grow.
+    rng = torch.Generator(device="cuda").manual_seed(0)
+    a, b = (torch.rand(args[3].shape, generator=rng, device="cuda") * 2 - 1 for _ in range(2))
+    total = a.new_zeros(line_graph.num_nodes, a.size(1))
+    total.index_add_(0, line_graph.edge_index[1], a.abs())
+    a = a / (0.5 + total[line_graph.edge_index[1]])
+    args[4] = Factored(a.to(dtype), b.to(dtype))
+    compare(walk, Inputs(*args), line_graph, walk.make_plan(line_graph, True), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("k", "v"), [(24, 24), (32, 32), (5, 7)])
 def test_dense_equals_torch(k, v, dtype):
     """Parts of all block sizes, the largest with 64 edges."""
-    from plstm_graph.ops.triton import dense
-
     parts = [grid(4, 8), path(63), path(20), molecule(SMILES[0]), path(3), path(0)] * 20
     line_graph = disjoint(parts, batch=True).to("cuda")
-    assert dense.dense_tables(line_graph).launches[:, 0].tolist() == [64, 32, 16]
-    args = arguments(line_graph, 2, k, v, dtype=dtype)
-    args[4] = bounded(args[4].detach(), line_graph).requires_grad_()
-    wide = exact(args)
-    got = dense.dense_plstm_op(*args, 0.5, dense.tables_of(line_graph))
-    want = plstm(*wide, line_graph, scale=0.5, backend="torch")
-    assert_same(got, want, args, TOLERANCE[dtype], wide)
+    plan = dense.make_plan(line_graph)
+    assert dense.Plan(*plan).launches[:, 0].tolist() == [64, 32, 16]
+    args = [a.detach() for a in arguments(line_graph, 2, k, v, dtype=dtype)]
+    args[4] = bounded(args[4], line_graph)
+    compare(dense, Inputs(*args), line_graph, plan, TOLERANCE[dtype])
 
 
 def test_all_kernels_are_among_the_cases():
     graphs = [make() for make in GRAPHS.values()]
     assert {goes_by_level(graph) for graph in graphs} == {True, False}
-    assert {dense_fits(graph) for graph in graphs} == {True, False}
-    assert {walk_kind(_walkable(graph)) for graph in graphs} == {"segments", "levels"}
+    assert {dense.fits(graph) for graph in graphs} == {True, False}
+    launches = [Plan.of(walk.make_plan(graph, False)).there.steps.size(0) for graph in graphs]
+    assert min(launches) == 1 and max(launches) > 1
 
 
 def test_bits_repeat(line_graph):
@@ -172,7 +193,7 @@ def test_configurations_are_timed_and_kept(monkeypatch, tmp_path):
         plstm(*args, graph).sum().backward()
     (file,) = tmp_path.iterdir()
     kept = file.read_text()
-    for name in ("segment_scan", "fused_forward", "fused_backward", "dense_forward"):
+    for name in ("segment_scan", "walk_forward", "walk_backward", "dense_forward"):
         assert name in kept
     autotune._cache.cache_clear()
 

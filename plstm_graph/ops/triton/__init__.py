@@ -1,7 +1,8 @@
 r"""GPU kernels in Triton.
 
-Importing this package needs neither triton nor a GPU: kernel modules (:mod:`.segment_scan`,
-:mod:`.level_scan`, ...) import triton, and are themselves imported where a kernel is launched.
-:mod:`.common` says whether they can run, :mod:`.tables` holds what they know of a graph,
-:mod:`.aot` compiles every shipped configuration without a GPU.
+:mod:`.walk` (any acyclic line graph, plain or factored transitions) and :mod:`.dense` (small
+graphs, all on chip) are the layer as plain functions ``make_plan``, ``forward`` and ``backward``;
+:mod:`.scan` is ``dag_scan`` as a differentiable operator. These modules and :mod:`.common`, which
+says whether kernels can run, need neither triton nor a GPU to be imported: triton is imported
+where a kernel is launched.
 """

@@ -11,8 +11,9 @@ the place of S row by row: with I + T known, row e of the result is
 .. math:: Y_e = \sum_{e'} (I + T)_{e e'} Y_{e'} ,
 
 where the unit entry takes up S_e and rows before e are final: one masked sum to pick the weights
-and one to apply them, without memory. (Products (I + T)(I + T^2)(I + T^4)... need fewer steps, but
-hold three 64 x 64 operands at once and spill.)
+and one to apply them, without memory. M_e Y_e is added to row dst(e) of G in the same step.
+(Products (I + T)(I + T^2)(I + T^4)... need fewer steps, but hold three 64 x 64 operands at once and
+spill.)
 
 Only inputs, index tables and outputs cross the memory bus, each once.
 
@@ -23,9 +24,9 @@ dG = dA * Q K^T and W the rows dst(e) of dG,
     X = (I - T)^{-\top} (M_e W_e)_e, \quad dS_e = X_{e, src(e)}, \quad
     dM_e = \langle W_e, Y_e \rangle, \quad dT_l = (X Y^\top)_{e_{out}, e_{in}} ;
 
-X is the same row by row substitution, from the last edge to the first. Registers are what is
-scarce: five 64 x 64 matrices at the worst moment. So G takes up each row of Y as it becomes final,
-and rows of dG and Y are picked by index; products with 0/1 matrices would need their operands, too.
+X is the same row by row substitution, from the last edge to the first. Registers are scarce: there
+are five 64 x 64 matrices at the worst moment. So rows of dG and Y are picked by index; products
+with 0/1 matrices would need their operands, too.
 
 Products of float32 matrices are formed in float32, not from rounded halves on tensor cores.
 """
@@ -38,46 +39,10 @@ ALIGN = tl.constexpr(4)
 #: Options of ``triton.jit``: arguments whose values lead to no variants of a kernel.
 _PLAIN = [
     "source", "transition", "mark", "direct", "d_source", "d_transition", "d_mark", "d_direct",
-    "node_ptr", "node", "edge_ptr", "edge", "src", "dst", "line_ptr", "line", "before", "free",
+    "node_ptr", "node", "edge_ptr", "edge", "src", "dst", "line_ptr", "line", "before",
     "first_part", "H", "K_UNITS", "V_UNITS", "scale",
 ]  # fmt: skip
 PLAIN = {"do_not_specialize": _PLAIN, "do_not_specialize_on_alignment": _PLAIN}
-
-
-@triton.jit
-def transitions_of(
-    transition,
-    line,
-    before,
-    start,
-    degree,
-    head,
-    H,
-    dtype: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """I + T [BLOCK, BLOCK] of a part: entry (e, e') is T_l of the line edge l = (e', e).
-
-    ``start`` and ``degree`` [BLOCK] are where each edge's line edges begin, and their number.
-    """
-    row = tl.arange(0, BLOCK)
-    t = tl.where(row[:, None] == row[None, :], 1.0, 0.0).to(dtype)
-    for slot in range(tl.max(degree, 0)):
-        used = slot < degree
-        l = tl.load(line + start + slot, mask=used, other=0).to(tl.int64)
-        b = tl.load(before + start + slot, mask=used, other=-1)
-        gate = tl.load(transition + l * H + head, mask=used, other=0).to(dtype)
-        t += tl.where(row[None, :] == b[:, None], gate[:, None], 0)
-    return t
-
-
-@triton.jit
-def replace_row(rows, weights, e, BLOCK: tl.constexpr):
-    """``rows`` with row e replaced by the sum of all, weighted by column e of ``weights``."""
-    i = tl.arange(0, BLOCK)
-    weight = tl.sum(tl.where(i[None, :] == e, weights, 0), 1)
-    row = tl.sum(weight[:, None] * rows, 0)
-    return tl.where(i[:, None] == e, row[None, :], rows)
 
 
 @triton.jit
@@ -100,6 +65,68 @@ def product(a, b, acc, SIZE: tl.constexpr, TERMS: tl.constexpr):
     return acc
 
 
+@triton.jit
+def load_nodes(x, n, node_in, size, DTYPE: tl.constexpr, CHANNELS: tl.constexpr):
+    """Rows ``n`` [BLOCK] of x [*, size] as [BLOCK, CHANNELS]."""
+    c = tl.arange(0, CHANNELS)
+    inside = node_in[:, None] & (c < size)[None, :]
+    return tl.load(x + n[:, None] * size + c[None, :], mask=inside, other=0).to(DTYPE)
+
+
+@triton.jit
+def store_nodes(x, values, n, node_in, size, CHANNELS: tl.constexpr):
+    """The inverse of :func:`load_nodes`."""
+    c = tl.arange(0, CHANNELS)
+    inside = node_in[:, None] & (c < size)[None, :]
+    tl.store(x + n[:, None] * size + c[None, :], values, mask=inside)
+
+
+@triton.jit
+def part_rows(ptr, row, part, head, H, BLOCK: tl.constexpr):
+    """Rows of a part's nodes or edges and a head, which places are used, first place, number."""
+    i = tl.arange(0, BLOCK)
+    first = tl.load(ptr + part)
+    number = tl.load(ptr + part + 1) - first
+    used = i < number
+    return tl.load(row + first + i, mask=used, other=0).to(tl.int64) * H + head, used, first, number
+
+
+@triton.jit
+def gating(
+    source, transition, mark, direct, src, dst, line_ptr, line, before,
+    e, edge_in, first, edges, n, node_in, head, H, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Y and G of a part and head, with I + T: entry (e, e') is T_l of the line edge l = (e', e).
+
+    Also: M, the ends of the edges, where each edge's line edges begin, and their number.
+    """
+    i = tl.arange(0, BLOCK)
+    at_src = tl.load(src + first + i, mask=edge_in, other=-1)
+    at_dst = tl.load(dst + first + i, mask=edge_in, other=-1)
+    start = tl.load(line_ptr + first + i, mask=edge_in, other=0)
+    degree = tl.load(line_ptr + first + 1 + i, mask=edge_in, other=0) - start
+    t = tl.where(i[:, None] == i[None, :], 1.0, 0.0).to(DTYPE)
+    for slot in range(tl.max(degree, 0)):
+        used = slot < degree
+        l = tl.load(line + start + slot, mask=used, other=0).to(tl.int64)
+        b = tl.load(before + start + slot, mask=used, other=-1)
+        gate = tl.load(transition + l * H + head, mask=used, other=0)
+        t += tl.where(i[None, :] == b[:, None], gate[:, None], 0)
+    s = tl.load(source + e, mask=edge_in, other=0)
+    m = tl.load(mark + e, mask=edge_in, other=0)
+    d = tl.load(direct + n, mask=node_in, other=0)
+    y = tl.where(at_src[:, None] == i[None, :], s[:, None], 0)
+    g = tl.where(i[:, None] == i[None, :], d[:, None], 0)
+    for r in range(0, edges):
+        weight = tl.sum(tl.where(i[:, None] == r, t, 0), 0)
+        row = tl.sum(weight[:, None] * y, 0)
+        y = tl.where(i[:, None] == r, row[None, :], y)
+        gate = tl.sum(tl.where(i == r, m, 0), 0)
+        end = tl.sum(tl.where(i == r, at_dst, 0), 0)
+        g += tl.where(i[:, None] == end, (gate * row)[None, :], 0)
+    return t, y, g, m, at_src, at_dst, start, degree
+
+
 @triton.jit(**PLAIN)
 def dense_forward_kernel(
     query,  # [N, H, K]
@@ -110,66 +137,30 @@ def dense_forward_kernel(
     mark,  # [E, H]
     direct,  # [N, H]
     out,  # [N, H, V]
-    node_ptr,
-    node,
-    edge_ptr,
-    edge,
-    src,
-    dst,
-    line_ptr,
-    line,
-    before,
-    free,
-    first_part,
-    H,
-    K_UNITS,
-    V_UNITS,
+    node_ptr, node, edge_ptr, edge, src, dst, line_ptr, line, before,
+    first_part, H, K_UNITS, V_UNITS,
     scale: tl.float64,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
     TERMS: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     K, V = K_UNITS * ALIGN, V_UNITS * ALIGN
     scale = tl.full([], scale, DTYPE)
     part = first_part + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
-    first = tl.load(edge_ptr + part)
-    edges = tl.load(edge_ptr + part + 1) - first
-    i = tl.arange(0, BLOCK)
-    edge_in = i < edges
-    e = tl.load(edge + first + i, mask=edge_in, other=0).to(tl.int64) * H + head
-    at_src = tl.load(src + first + i, mask=edge_in, other=-1)
-    at_dst = tl.load(dst + first + i, mask=edge_in, other=-1)
-    start = tl.load(line_ptr + first + i, mask=edge_in, other=0)
-    degree = tl.load(line_ptr + first + 1 + i, mask=edge_in, other=0) - start
-    t = transitions_of(transition, line, before, start, degree, head, H, DTYPE, BLOCK)
-    t = tl.trans(t)
-    s = tl.load(source + e, mask=edge_in, other=0).to(DTYPE)
-    y = tl.where(at_src[:, None] == i[None, :], s[:, None], 0)
-    for row in range(tl.load(free + part), edges):
-        y = replace_row(y, t, row, BLOCK)
-
-    first_node = tl.load(node_ptr + part)
-    node_in = i < tl.load(node_ptr + part + 1) - first_node
-    n = tl.load(node + first_node + i, mask=node_in, other=0).to(tl.int64) * H + head
-    d = tl.load(direct + n, mask=node_in, other=0).to(DTYPE)
-    m = tl.load(mark + e, mask=edge_in, other=0).to(DTYPE)
-    marks = tl.where(i[:, None] == at_dst[None, :], m[None, :], 0)
-    g = tl.where(i[:, None] == i[None, :], d[:, None], 0)
-    g = product(marks, y, g, BLOCK, TERMS)
-
-    k, v = tl.arange(0, CHANNELS), tl.arange(0, CHANNELS)
-    k_in = node_in[:, None] & (k < K)[None, :]
-    v_in = node_in[:, None] & (v < V)[None, :]
-    at_k, at_v = n[:, None] * K + k[None, :], n[:, None] * V + v[None, :]
-    q_n = tl.load(query + at_k, mask=k_in, other=0).to(DTYPE) * scale
-    k_n = tl.load(key + at_k, mask=k_in, other=0).to(DTYPE)
-    scores = tl.zeros([BLOCK, BLOCK], DTYPE)
-    scores = product(q_n, tl.trans(k_n), scores, CHANNELS, TERMS)
-    v_n = tl.load(value + at_v, mask=v_in, other=0).to(DTYPE)
+    e, edge_in, first, edges = part_rows(edge_ptr, edge, part, head, H, BLOCK)
+    n, node_in, _, _ = part_rows(node_ptr, node, part, head, H, BLOCK)
+    _, _, g, _, _, _, _, _ = gating(
+        source, transition, mark, direct, src, dst, line_ptr, line, before,
+        e, edge_in, first, edges, n, node_in, head, H, DTYPE, BLOCK,
+    )  # fmt: skip
+    q_n = load_nodes(query, n, node_in, K, DTYPE, CHANNELS) * scale
+    k_n = load_nodes(key, n, node_in, K, DTYPE, CHANNELS)
+    scores = product(q_n, tl.trans(k_n), tl.zeros([BLOCK, BLOCK], DTYPE), CHANNELS, TERMS)
+    v_n = load_nodes(value, n, node_in, V, DTYPE, CHANNELS)
     h = product(scores * g, v_n, tl.zeros([BLOCK, CHANNELS], DTYPE), BLOCK, TERMS)
-    tl.store(out + at_v, h, mask=v_in)
+    store_nodes(out, h, n, node_in, V, CHANNELS)
 
 
 @triton.jit(**PLAIN)
@@ -189,80 +180,48 @@ def dense_backward_kernel(
     d_transition,  # [L, H]
     d_mark,  # [E, H]
     d_direct,  # [N, H]
-    node_ptr,
-    node,
-    edge_ptr,
-    edge,
-    src,
-    dst,
-    line_ptr,
-    line,
-    before,
-    free,
-    first_part,
-    H,
-    K_UNITS,
-    V_UNITS,
+    node_ptr, node, edge_ptr, edge, src, dst, line_ptr, line, before,
+    first_part, H, K_UNITS, V_UNITS,
     scale: tl.float64,
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
     TERMS: tl.constexpr,
     DTYPE: tl.constexpr,
-):
+):  # fmt: skip
     K, V = K_UNITS * ALIGN, V_UNITS * ALIGN
     scale = tl.full([], scale, DTYPE)
     part = first_part + tl.program_id(0) // H
     head = tl.cast(tl.program_id(0) % H, tl.int64)
-    first = tl.load(edge_ptr + part)
-    edges = tl.load(edge_ptr + part + 1) - first
     i = tl.arange(0, BLOCK)
-    edge_in = i < edges
-    e = tl.load(edge + first + i, mask=edge_in, other=0).to(tl.int64) * H + head
-    at_src = tl.load(src + first + i, mask=edge_in, other=-1)
-    at_dst = tl.load(dst + first + i, mask=edge_in, other=-1)
-    start = tl.load(line_ptr + first + i, mask=edge_in, other=0)
-    degree = tl.load(line_ptr + first + 1 + i, mask=edge_in, other=0) - start
-    t = transitions_of(transition, line, before, start, degree, head, H, DTYPE, BLOCK)
-    s = tl.load(source + e, mask=edge_in, other=0).to(DTYPE)
-    y = tl.where(at_src[:, None] == i[None, :], s[:, None], 0)
-    first_node = tl.load(node_ptr + part)
-    node_in = i < tl.load(node_ptr + part + 1) - first_node
-    n = tl.load(node + first_node + i, mask=node_in, other=0).to(tl.int64) * H + head
-    d = tl.load(direct + n, mask=node_in, other=0).to(DTYPE)
-    m = tl.load(mark + e, mask=edge_in, other=0).to(DTYPE)
-    g = tl.where(i[:, None] == i[None, :], d[:, None], 0)
-    # Row r of Y is final after step r, and takes its place in G = M Y + diag(D) at once.
-    for r in range(0, edges):
-        weight = tl.sum(tl.where(i[:, None] == r, t, 0), 0)
-        row = tl.sum(weight[:, None] * y, 0)
-        y = tl.where(i[:, None] == r, row[None, :], y)
-        gate = tl.sum(tl.where(i == r, m, 0), 0)
-        end = tl.sum(tl.where(i == r, at_dst, 0), 0)
-        g += tl.where(i[:, None] == end, (gate * row)[None, :], 0)
-    k, v = tl.arange(0, CHANNELS), tl.arange(0, CHANNELS)
-    k_in = node_in[:, None] & (k < K)[None, :]
-    v_in = node_in[:, None] & (v < V)[None, :]
-    at_k, at_v = n[:, None] * K + k[None, :], n[:, None] * V + v[None, :]
-    q_n = tl.load(query + at_k, mask=k_in, other=0).to(DTYPE) * scale
-    k_n = tl.load(key + at_k, mask=k_in, other=0).to(DTYPE)
+    e, edge_in, first, edges = part_rows(edge_ptr, edge, part, head, H, BLOCK)
+    n, node_in, _, _ = part_rows(node_ptr, node, part, head, H, BLOCK)
+    t, y, g, m, at_src, at_dst, start, degree = gating(
+        source, transition, mark, direct, src, dst, line_ptr, line, before,
+        e, edge_in, first, edges, n, node_in, head, H, DTYPE, BLOCK,
+    )  # fmt: skip
+    q_n = load_nodes(query, n, node_in, K, DTYPE, CHANNELS) * scale
+    k_n = load_nodes(key, n, node_in, K, DTYPE, CHANNELS)
     scores = product(q_n, tl.trans(k_n), tl.zeros([BLOCK, BLOCK], DTYPE), CHANNELS, TERMS)
-    h_n = tl.load(grad + at_v, mask=v_in, other=0).to(DTYPE)
+    h_n = load_nodes(grad, n, node_in, V, DTYPE, CHANNELS)
     dv = product(tl.trans(scores * g), h_n, tl.zeros([BLOCK, CHANNELS], DTYPE), BLOCK, TERMS)
-    tl.store(d_value + at_v, dv, mask=v_in)
-    v_n = tl.load(value + at_v, mask=v_in, other=0).to(DTYPE)
+    store_nodes(d_value, dv, n, node_in, V, CHANNELS)
+    v_n = load_nodes(value, n, node_in, V, DTYPE, CHANNELS)
     da = product(h_n, tl.trans(v_n), tl.zeros([BLOCK, BLOCK], DTYPE), CHANNELS, TERMS)
     dg = da * scores
     da *= g
     dq = product(da, k_n, tl.zeros([BLOCK, CHANNELS], DTYPE), BLOCK, TERMS) * scale
-    tl.store(d_query + at_k, dq, mask=k_in)
+    store_nodes(d_query, dq, n, node_in, K, CHANNELS)
     dk = product(tl.trans(da), q_n, tl.zeros([BLOCK, CHANNELS], DTYPE), BLOCK, TERMS)
-    tl.store(d_key + at_k, dk, mask=k_in)
+    store_nodes(d_key, dk, n, node_in, K, CHANNELS)
     tl.store(d_direct + n, tl.sum(tl.where(i[:, None] == i[None, :], dg, 0), 1), mask=node_in)
     x = rows_of(dg, tl.maximum(at_dst, 0), BLOCK)
     tl.store(d_mark + e, tl.sum(x * y, 1), mask=edge_in)
     x *= m[:, None]
     for step in range(0, edges):
-        x = replace_row(x, t, edges - 1 - step, BLOCK)
+        last = edges - 1 - step
+        weight = tl.sum(tl.where(i[None, :] == last, t, 0), 1)
+        row = tl.sum(weight[:, None] * x, 0)
+        x = tl.where(i[:, None] == last, row[None, :], x)
     ds = tl.sum(tl.where(at_src[:, None] == i[None, :], x, 0), 1)
     tl.store(d_source + e, ds, mask=edge_in)
     for slot in range(tl.max(degree, 0)):

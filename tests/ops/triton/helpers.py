@@ -2,6 +2,10 @@
 
 import torch
 
+from plstm_graph.ops.inputs import Factored, Inputs
+from plstm_graph.ops.naive import naive_plstm
+from tests.zoo import inputs
+
 
 def payload(line_graph, heads, width, *, states=None, dtype=torch.float64, seed=0):
     """x [E, H, W] and transition [L, H], or with J, on the device of ``line_graph``."""
@@ -13,10 +17,62 @@ def payload(line_graph, heads, width, *, states=None, dtype=torch.float64, seed=
     return tuple(a.to(line_graph.device, dtype).requires_grad_() for a in (x, t))
 
 
+def layer_inputs(
+    line_graph, heads=2, key_size=3, value_size=4, *, dtype=torch.float64, factored=False
+):
+    """Random :class:`Inputs` on the device of ``line_graph``, without gradients."""
+    tensors = list(inputs(line_graph, heads, key_size, value_size, dtype=dtype))
+    if factored:
+        rng, shape = torch.Generator().manual_seed(1), (line_graph.num_edges, heads)
+        gates = [torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(2)]
+        tensors[4:5] = [0.6 * gate.to(dtype) for gate in gates]
+    return Inputs.of([x.detach().to(line_graph.device) for x in tensors])
+
+
+def cotangent_of(out):
+    return torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out).to(out)
+
+
+def expected(inputs, line_graph, scale):
+    """The layer by its definition in float64, and its gradients for :func:`cotangent_of`."""
+    leaves = Inputs.of([x.detach().double().requires_grad_() for x in inputs.tensors])
+    transition = leaves.transition
+    if isinstance(transition, Factored):
+        transition = transition.expand(line_graph.line_index)
+    out = naive_plstm(*leaves[:4], transition, *leaves[5:], line_graph, scale=scale)
+    return out.detach(), grads(out, leaves.tensors)
+
+
+def computed(form, inputs, plan, scale):
+    """The layer by the kernels, and its gradients for :func:`cotangent_of`."""
+    out = form.forward(inputs, scale, plan)
+    return out, form.backward(cotangent_of(out), inputs, scale, plan)
+
+
+def assert_equals_naive(form, inputs, line_graph, plan, rtol=1e-10, scale=0.7):
+    """Shapes, dtypes, values and gradients, relative to the largest expected entry of each."""
+    (out, got), (want, wants) = (
+        computed(form, inputs, plan, scale),
+        expected(inputs, line_graph, scale),
+    )
+    assert out.dtype == inputs.value.dtype
+    assert [x.dtype for x in got] == [x.dtype for x in inputs.tensors]
+    for a, b in zip((out, *got), (want, *wants), strict=True):
+        assert_close(a, b, rtol)
+
+
+def assert_close(got, want, rtol):
+    assert got.shape == want.shape
+    if want.numel():
+        error = float((got.detach().double() - want.detach().double()).abs().max())
+        assert error <= rtol * max(1.0, float(want.detach().abs().max()))
+
+
 def grads(out, arguments):
     """Gradients for a fixed cotangent; zeros where an argument has no part in ``out``."""
-    cotangent = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out).to(out)
-    return torch.autograd.grad(out, arguments, cotangent, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(
+        out, arguments, cotangent_of(out), allow_unused=True, materialize_grads=True
+    )
 
 
 def assert_same(got, want, arguments, rtol, expected_arguments=None):
@@ -25,7 +81,4 @@ def assert_same(got, want, arguments, rtol, expected_arguments=None):
     if want.requires_grad:
         pairs += zip(grads(got, arguments), grads(want, expected_arguments or arguments))
     for a, b in pairs:
-        assert a.shape == b.shape
-        if b.numel():
-            error = float((a.detach().double() - b.detach().double()).abs().max())
-            assert error <= rtol * max(1.0, float(b.detach().abs().max()))
+        assert_close(a, b, rtol)

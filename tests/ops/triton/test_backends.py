@@ -1,4 +1,4 @@
-"""Which backend runs, what is said where none can, and the choice of configurations."""
+"""Which backend runs, and what is said where none can."""
 
 import os
 import subprocess
@@ -10,10 +10,8 @@ import torch
 
 import plstm_graph
 from plstm_graph.backends import Backends
-from plstm_graph.ops import checks, dag_scan, plstm
-from plstm_graph.ops.triton import autotune, common
-from plstm_graph.ops.triton.autotune import Config, pick
-from tests.ops.triton.helpers import payload
+from plstm_graph.ops import checks, plstm
+from plstm_graph.ops.triton import common
 from tests.zoo import ZOO, inputs
 
 ROOT = Path(__file__).parents[3]
@@ -102,73 +100,3 @@ def test_backends_prints_a_table():
     lines = str(found).splitlines()
     assert len(lines) == len(found)
     assert all(("yes" in line) == b.available for line, b in zip(lines, found.values()))
-
-
-def test_parallel_refuses_what_would_not_fit(device, monkeypatch):
-    from plstm_graph.ops import dispatch
-
-    monkeypatch.setattr(dispatch, "MAX_DENSE", 100)
-    line_graph = ZOO["grid"]().to(device)
-    args = [a.detach().to(device) for a in inputs(line_graph)]
-    with pytest.raises(ValueError, match=r"form='parallel'.*levelwise"):
-        plstm(*args, line_graph, form="parallel", backend="triton")
-
-
-def test_nothing_is_timed_where_kernels_are_interpreted(device, monkeypatch):
-    if device.type != "cpu":
-        pytest.skip("kernels are compiled here")
-    monkeypatch.setattr(autotune, "_save", None)
-    line_graph = ZOO["fork"]()
-    dag_scan(*payload(line_graph, 1, 3), line_graph, backend="triton")
-
-
-def test_the_choice_is_timed_once_and_kept(monkeypatch, tmp_path):
-    """Timing itself needs a GPU: its result is given here."""
-    pytest.importorskip("triton")
-    import triton.testing
-
-    configs = [Config(1, 16), Config(2, 16), Config(4, 16)]
-    seconds = {configs[0]: 3.0, configs[1]: 1.0, configs[2]: 2.0}
-    runs = []
-
-    def launch(config):
-        runs.append(config)
-
-    def do_bench(function, **_):
-        function()
-        return seconds[runs[-1]]
-
-    monkeypatch.setattr(triton.testing, "do_bench", do_bench)
-    monkeypatch.setattr(autotune, "_may_time", lambda device: True)
-    monkeypatch.setattr(autotune, "_file", lambda device: tmp_path / "choices" / "gpu.json")
-    autotune._cache.cache_clear()
-    device = torch.device("cuda")
-    assert pick(("scan", 64), configs, launch, device) == configs[1]
-    assert runs == configs
-    assert pick(("scan", 64), configs, launch, device) == configs[1]
-    assert len(runs) == 3
-    autotune._cache.cache_clear()  # a new process reads the file
-    assert pick(("scan", 64), configs, launch, device) == configs[1]
-    assert len(runs) == 3
-    assert pick(("scan", 64), [configs[0], configs[2]], launch, device) == configs[2]
-    assert len(runs) == 5, "a choice that is no candidate any more is timed anew"
-    (tmp_path / "choices" / "gpu.json").write_text("not JSON")
-    autotune._cache.cache_clear()
-    assert pick(("scan", 64), configs, launch, device) == configs[1]
-    autotune._cache.cache_clear()
-
-
-def test_deterministic_mode_takes_defaults(monkeypatch):
-    """Some choices change the order of sums."""
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    device = torch.device("cuda")
-    torch.use_deterministic_algorithms(True)
-    assert not autotune._may_time(device)
-    torch.use_deterministic_algorithms(False)
-    assert autotune._may_time(device)
-
-
-def test_autotuning_can_be_turned_off(monkeypatch):
-    monkeypatch.setenv("PLSTM_AUTOTUNE", "0")
-    configs = [Config(1, 16), Config(2, 16)]
-    assert pick(("scan",), configs, pytest.fail, torch.device("cuda")) == configs[0]

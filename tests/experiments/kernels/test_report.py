@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from experiments import kernel_report
+from experiments.kernels import report
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from experiments import kernel_report
 )
 def test_occupancy(target, registers, shared, threads, expected):
     row = {"target": target, "registers": registers, "shared": shared, "threads": threads}
-    assert kernel_report.occupancy(row) == expected
+    assert report.occupancy(row) == expected
 
 
 def test_worst_of_each_kernel():
@@ -29,13 +29,13 @@ def test_worst_of_each_kernel():
         | {"occupancy": o}
         for r, s, o in ((32, 8, 1.0), (64, 4, 0.5))
     ]
-    (row,) = kernel_report.worst(rows)
+    (row,) = report.worst(rows)
     assert (row["registers"], row["shared"], row["configurations"]) == (64, 8, 2)
     assert row["occupancy"] == "0.50 to 1.00"
 
 
 def test_bytes_of_the_workloads():
-    rows = kernel_report.traffic_rows(kernel_report.workloads())
+    rows = report.traffic_rows(report.workloads())
     assert {row["workload"] for row in rows} == {
         "64 molecules",
         "256 grids 14 x 14",
@@ -43,4 +43,7 @@ def test_bytes_of_the_workloads():
     }
     dense = [row for row in rows if row["kernel"].startswith("dense")]
     assert {row["workload"] for row in dense} == {"64 molecules"}
-    assert all(row["over_least"] <= 1.3 and row["roofline_us"] > 0 for row in rows)
+    assert all(row["roofline_us"] > 0 for row in rows)
+    plain = [row for row in rows if "factored" not in row["kernel"]]
+    assert all(row["over_least"] <= 1.3 for row in plain)
+    assert all(row["over_least"] <= 1.6 for row in rows)

@@ -1,14 +1,15 @@
 """Compile kernels ahead of time, without a GPU, and read what the compiler made of them.
 
-``python -m plstm_graph.ops.triton.aot`` compiles every shipped configuration for every target, in
-parallel processes, and prints one line of JSON each. A *shipped* configuration is one that a
-launcher may pick: each module of ``MODULES`` lists its own in ``shipped()``. Not for processes with
-TRITON_INTERPRET=1, where a kernel is Python.
+    python -m experiments.kernels.aot [--targets sm_90] [--modules walk dense scan]
 
-What was found out is kept in ``$PLSTM_COMPILE_CACHE`` (default ``~/.cache/plstm_graph/compiled``),
-one file for each configuration and target, whose name is a hash of the kernel's source with all
-that it calls, types, options, the version of triton and this file: what did not change costs no
-time again.
+compiles every shipped configuration (:mod:`experiments.kernels.specs`) for every target, in
+parallel processes, prints one line of JSON for each, and fails if one has a stack, spills or
+misses a barrier. Not for processes with TRITON_INTERPRET=1, where a kernel is Python.
+
+Results are kept in ``$PLSTM_COMPILE_CACHE`` (default ``~/.cache/plstm_graph/compiled``), one file
+for each configuration and target, whose name is a hash of the kernel's source with all that it
+calls, types, options, the version of triton and this file: what did not change is not compiled
+again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import importlib
 import inspect
 import json
 import multiprocessing
@@ -30,8 +30,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-#: Modules of this package with a function ``shipped() -> list[KernelSpec]``.
-MODULES = ("segment_scan", "level_scan", "fused_specs")
+#: The modules of ``plstm_graph.ops.triton`` with kernels.
+MODULES = ("walk", "dense", "scan")
 
 #: Name of a target -> (backend, architecture, threads of a warp).
 TARGETS = {
@@ -51,7 +51,7 @@ class KernelSpec:
     """One configuration of a kernel.
 
     Attributes:
-        name: e.g. ``segment_scan[fp32,J=1,16x64]``.
+        name: e.g. ``segment_scan[fp32,J=1,8x64,warps=4]``.
         kernel: the function under ``triton.jit``.
         types: type of each argument that is not constexpr: ``*fp32``, ``i32``, ``i64``, ``fp32``,
             with the suffix ``/16`` if divisible by 16.
@@ -107,8 +107,9 @@ def parameters(kernel: Any) -> list[Parameter]:
 
 def shipped(modules: Iterable[str] = MODULES) -> list[KernelSpec]:
     """Every configuration that a launcher may pick."""
-    imported = (importlib.import_module(f"{__package__}.{name}") for name in modules)
-    return [spec for module in imported for spec in module.shipped()]
+    from experiments.kernels import specs
+
+    return specs.shipped(tuple(modules))
 
 
 def _source(spec: KernelSpec, target: str) -> tuple[Any, dict[str, Any]]:
@@ -251,6 +252,19 @@ def resources(spec: KernelSpec, target: str) -> dict[str, Any]:
     return row
 
 
+def fault(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with a row of :func:`resources`, or ``None``."""
+    if row["stack"] or row["spills"]:
+        return f"a stack of {row['stack']} bytes and {row['spills']} spills"
+    if row["races"]:
+        return f"loads behind a store without a barrier: {row['races']}"
+    if row["tg_split"]:
+        return "waves of a program that do not share a cache"
+    if row["rereads"] and row["threads"] < 2 * TARGETS[row["target"]][2]:
+        return "one warp, whose barrier does not order memory"
+    return None
+
+
 def _cache_file(spec: KernelSpec, target: str) -> Path:
     import triton
 
@@ -274,7 +288,7 @@ def all_resources(
     """:func:`resources` of each shipped configuration for each target, in no order.
 
     Args:
-        modules: see ``MODULES``; targets: see ``TARGETS``.
+        modules: see ``MODULES``. targets: see ``TARGETS``.
         processes: that compile at a time; by default as many as there are processors.
     """
     modules, targets = tuple(modules), tuple(targets)
@@ -306,8 +320,12 @@ def main() -> None:
     parser.add_argument("--modules", nargs="+", default=list(MODULES))
     parser.add_argument("--processes", type=int, help="default: one for each processor")
     arguments = parser.parse_args()
+    bad = []
     for row in all_resources(arguments.modules, arguments.targets, arguments.processes):
         print(json.dumps(row), flush=True)
+        bad += [row] if fault(row) else []
+    if bad:
+        raise SystemExit(f"expected no faults, got {[(r['name'], fault(r)) for r in bad]}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Kernels compile for every target, without spills, with the barriers they need."""
 
-import json
 import os
 import re
 import subprocess
@@ -11,8 +10,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from plstm_graph.ops.triton import aot
-from plstm_graph.ops.triton.aot import TARGETS, races, shipped
+from experiments.kernels import aot
+from experiments.kernels.aot import races
 
 ROOT = Path(__file__).parents[3]
 
@@ -31,23 +30,39 @@ def run_python(*arguments):
     return out.stdout
 
 
-def compiled():
-    """Lines of the command."""
-    return [json.loads(line) for line in run_python("-m", aot.__name__).splitlines()]
+REPRESENTATIVES = """
+from experiments.kernels import aot
+kinds = {}
+for spec in aot.shipped():
+    kernel, options = spec.name.rstrip("]").split("[")
+    kinds.setdefault((kernel, *(x for x in options.split(",") if x[0] in "JFG")), spec)
+for i, (kind, spec) in enumerate(kinds.items()):
+    row = aot.resources(spec, ("sm_90", "sm_80")[i % 2])
+    print(*kind, row["registers"] > 0, aot.fault(row), sep="|")
+"""
 
 
-def test_every_shipped_configuration_compiles():
-    """Without a stack, spills or missing barriers. Some minutes; seconds where nothing changed."""
-    found = compiled()
-    listed = {(spec.name, target) for spec in shipped() for target in TARGETS}
-    assert len(listed) == len(TARGETS) * len(shipped())
-    assert {(line["name"], line["target"]) for line in found} == listed
-    for line in found:
-        assert line["registers"] > 0
-        assert (line["stack"], line["spills"]) == (0, 0), line
-        assert line["races"] == [], line
-        assert not line["tg_split"], line
-        assert not line["rereads"] or line["threads"] >= 2 * TARGETS[line["target"]][2], line
+def test_each_kernel_compiles():
+    """One configuration of each kind, without a stack, spills or missing barriers. All of them:
+    ``python -m experiments.kernels.aot``."""
+    lines = [line.split("|") for line in run_python("-c", REPRESENTATIVES).splitlines()]
+    assert len(lines) == 6 + 2 + 2 * 4 + 1
+    for *kind, compiled, fault in lines:
+        assert (compiled, fault) == ("True", "None"), kind
+
+
+def test_what_is_a_fault():
+    row = {"stack": 0, "spills": 0, "races": [], "tg_split": False, "rereads": True}
+    row |= {"threads": 64, "target": "sm_90"}
+    assert aot.fault(row) is None
+    for change in (
+        {"stack": 8},
+        {"spills": 4},
+        {"races": ["ld.global"]},
+        {"tg_split": True},
+        {"target": "gfx942"},
+    ):
+        assert aot.fault(row | change), change
 
 
 def test_what_did_not_change_is_not_compiled_again(tmp_path, monkeypatch):
@@ -55,8 +70,8 @@ def test_what_did_not_change_is_not_compiled_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PLSTM_COMPILE_CACHE", str(tmp_path))
     code = """
 import dataclasses
-from plstm_graph.ops.triton import aot
-spec = aot.shipped(["level_scan"])[0]
+from experiments.kernels import aot
+spec = aot.shipped(["scan"])[1]
 first = aot.resources(spec, "sm_90")
 aot.compile_spec = None
 assert aot.resources(spec, "sm_90") == first
@@ -72,9 +87,9 @@ assert aot._cache_file(spec, "sm_90") not in files
 
 SOURCE = """
 import re
-from plstm_graph.ops.triton import aot
-spec = aot.shipped(["segment_scan"])[0]
-for target in aot.TARGETS:
+from experiments.kernels import aot
+spec = aot.shipped(["scan"])[0]
+for target in ("sm_90", "gfx942"):
     asm = aot.compile_spec(spec, target).asm
     bare = re.sub(r"bar\\.sync|s_barrier", "nothing", asm)
     print(target, len(aot.races(asm)), len(aot.races(bare)))

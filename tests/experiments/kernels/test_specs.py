@@ -10,24 +10,31 @@ import torch
 
 pytest.importorskip("triton")
 
-from plstm_graph.ops.triton import aot, dense, fused, fused_tables, level_scan
-from plstm_graph.ops.triton import fused_backward as backward
-from plstm_graph.ops.triton import segment_scan as segments
-from plstm_graph.ops.triton.tables import scan_tables
-from tests.ops.triton.helpers import payload
-from tests.zoo import ZOO, disjoint, inputs
+from experiments.kernels import aot
+from plstm_graph.ops.inputs import Inputs
+from plstm_graph.ops.triton import (
+    dense,
+    dense_kernels,
+    scan,
+    scan_kernels,
+    walk,
+    walk_kernels,
+)
+from plstm_graph.ops.triton.common import interpreting
+from plstm_graph.ops.triton.scan import scan_tables
+from tests.ops.triton.helpers import layer_inputs, payload
+from tests.zoo import ZOO, disjoint
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 NAMES |= {torch.float64: "fp64", torch.int32: "i32", torch.int64: "i64"}
 KERNELS = [
-    (segments, "segment_scan_kernel"),
-    (segments, "edge_dot_kernel"),
-    (level_scan, "level_scan_kernel"),
-    (fused, "fused_forward_kernel"),
-    (backward, "fused_query_kernel"),
-    (backward, "fused_key_kernel"),
-    (dense, "dense_forward_kernel"),
-    (dense, "dense_backward_kernel"),
+    (scan_kernels, "segment_scan_kernel"),
+    (scan_kernels, "level_scan_kernel"),
+    (scan_kernels, "edge_dot_kernel"),
+    (walk_kernels, "query_walk_kernel"),
+    (walk_kernels, "key_walk_kernel"),
+    (dense_kernels, "dense_forward_kernel"),
+    (dense_kernels, "dense_backward_kernel"),
 ]
 
 
@@ -60,9 +67,9 @@ def listed():
 
 
 @pytest.fixture
-def launched(monkeypatch, device):
+def launched(monkeypatch):
     """The set that fills with what is launched, every candidate of the autotuner among it."""
-    if device.type != "cpu":
+    if not interpreting():
         pytest.skip("records launches of the interpreter")
     found = set()
 
@@ -89,8 +96,8 @@ def launched(monkeypatch, device):
 
     for module, name in KERNELS:
         monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
-        if hasattr(module, "pick"):
-            monkeypatch.setattr(module, "pick", pick)
+    for module in (walk, dense, scan):
+        monkeypatch.setattr(module, "pick", pick)
     return found
 
 
@@ -99,26 +106,19 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def test_scans(launched, listed):
     line_graph = ZOO["multi_edge"]()
-    tables = scan_tables(line_graph)
-    whole = scan_tables(line_graph, whole=True)
+    tables, whole = scan_tables(line_graph), scan_tables(line_graph, whole=True)
     for x_dtype, t_dtype, states, width in itertools.product(
         DTYPES, DTYPES, (1, 2, 3, 4), (1, 16, 30, 64, 300)
     ):
         x, t = (a.detach() for a in payload(line_graph, 1, width, states=states))
         x, t = x.to(x_dtype), t.to(t_dtype)
         for made in (t, t.mT, off_by_one(t)):
-            segments.segment_scan(x, made, tables)
-            level_scan.level_scan(x, made, whole)
-        segments.segment_scan(off_by_one(x), t, tables)
-    for dtype, width in itertools.product(DTYPES[::3], (1, 16, 30, 64, 65)):
-        rows, t = torch.zeros(line_graph.num_edges, width, dtype=dtype), t[..., 0, 0]
-        row_of = torch.arange(line_graph.num_edges)
-        segments.segment_scan_rows_(rows, t, row_of, tables)
-        t = t[..., None, None]
-        segments.row_dot(rows, rows, row_of, row_of)
-        for states in (1, 3):
-            c = rows[:, None, None].repeat(1, 2, states, 1)
-            segments.edge_dot(c, c, tables)
+            scan.scan(x, made, tables, False)
+            scan.scan(x, made, whole, True)
+        scan.scan(off_by_one(x), t, tables, False)
+    for dtype, width, states in itertools.product(DTYPES[::3], (1, 16, 30, 64, 65), (1, 3)):
+        c = torch.zeros(line_graph.num_edges, 2, states, width, dtype=dtype)
+        scan.edge_dot(c, c, tables)
     assert launched <= listed
     scans = {x for x in listed if x[0].endswith(("scan_kernel", "dot_kernel"))}
     assert launched == scans, "listed but never launched"
@@ -126,22 +126,27 @@ def test_scans(launched, listed):
 
 def test_layers(launched, listed):
     parts = [ZOO[name]() for name in ("path", "tree", "random_dense", "join")]
-    line_graph = disjoint(parts, batch=True)  # parts of all block sizes of the dense form
-    walk, on_chip = fused_tables.walk_tables(line_graph), dense.tables_of(line_graph)
+    batch = disjoint(parts, batch=True)  # parts of all block sizes of the dense form
+    plans = {
+        (name, factored): (graph, walk.make_plan(graph, factored))
+        for name, graph in (("one way", batch), ("two ways", ZOO["two_way_path"]()))
+        for factored in (False, True)
+    }
+    on_chip = dense.make_plan(batch)
     for dtype, gate, k, v in itertools.product(
         DTYPES, DTYPES, (3, 24, 32, 60, 100, 256), (2, 16, 31, 300)
     ):
-        args = [a.detach().to(dtype) for a in inputs(line_graph, 1, k, v)]
-        args[3:] = [a.to(gate) for a in args[3:]]
-        args[5] = off_by_one(args[5])
-        args[1] = args[1].to(gate) if k == 60 else args[1]
-        grad = args[2]
-        for recompute in (True, False):
-            _, states = fused.fused_plstm_op(*args, 0.3, recompute, walk)
-            fused._backward_op(grad, *args, states, 0.3, recompute, walk)
-        wide = torch.float64 in (dtype, gate)
-        if max(k, v) <= dense.CHANNELS and not wide:
-            dense.dense_plstm_op(*args, 0.3, on_chip)
-            dense._backward_op(grad, *args, 0.3, on_chip)
+        for (_, factored), (graph, plan) in plans.items():
+            tensors = layer_inputs(graph, 1, k, v, factored=factored).tensors
+            tensors = [x.to(dtype if i < 3 else gate) for i, x in enumerate(tensors)]
+            tensors[5] = off_by_one(tensors[5])
+            tensors[1] = tensors[1].to(gate) if k == 60 else tensors[1]
+            inputs = Inputs.of(tensors)
+            walk.forward(inputs, 0.3, plan)
+            walk.backward(inputs.value, inputs, 0.3, plan)
+            wide = torch.float64 in (dtype, gate)
+            if graph is batch and not factored and max(k, v) <= dense.CHANNELS and not wide:
+                dense.forward(inputs, 0.3, on_chip)
+                dense.backward(inputs.value, inputs, 0.3, on_chip)
     assert launched <= listed
-    assert launched == {x for x in listed if x[0].startswith(("fused", "dense"))}
+    assert launched == {x for x in listed if "walk" in x[0] or "dense" in x[0]}
