@@ -41,10 +41,10 @@ from experiments.benchmark_tools import (
 )
 from experiments.reporting import command_line, environment, write_json
 from plstm_graph import LineGraph, to_line_graphs
-from plstm_graph.ops import walk
+from plstm_graph.ops import native
 
 #: Forms on the two-way graph and on its multitree.
-TWO_WAY_FORMS = ("walk", "levelwise", "parallel", "auto")
+TWO_WAY_FORMS = ("walk", "dense", "levelwise", "auto")
 
 
 def bench_ops(
@@ -68,14 +68,14 @@ def bench_ops(
     one_way = LineGraph.from_data(batch)
     two_way = one_way.two_way()
     inputs = op_inputs(one_way)
-    forms = ("edge loop", "naive", "levelwise", "parallel", "walk", "auto")
+    forms = ("edge loop", "naive", "levelwise", "chunkwise", "dense", "walk", "auto")
     steps = {form: op_step(one_way, inputs, form) for form in forms}
     for name, graph in (("two-way", two_way), ("two-way, multitree", two_way.multitree())):
         own = op_inputs(graph)
         steps |= {f"{name}: {form}": op_step(graph, own, form) for form in TWO_WAY_FORMS}
-    if reason := walk.unavailable(one_way.device):
-        steps = {name: step for name, step in steps.items() if not name.endswith("walk")}
-        console.print(f"walk is left out: {reason}")
+    if reason := native.unavailable():
+        steps = {name: step for name, step in steps.items() if not name.endswith(("walk", "dense"))}
+        console.print(f"walk and dense are left out: {reason}")
     slow, found = ["edge loop", "naive"], None
     if published is not None:
         theirs = benchmark_published.Published(published, one_way, inputs)

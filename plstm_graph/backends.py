@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops import native
+from plstm_graph.ops.forms import FORMS, Problem, names
 from plstm_graph.ops.triton.common import INTERPRETER_HINT, import_error, interpreting
 
 
@@ -44,8 +46,25 @@ def backends() -> Backends:
             "triton on GPU": _triton_on_gpu(),
             "triton on CPU": _triton_on_cpu(),
             "torch_scatter": _scatter(),
+            **{f"form {name}": _form(name) for name in names()},
         }
     )
+
+
+def _form(name: str) -> Backend:
+    """What a form runs on here, by backend, and why not on the others."""
+    gpu = torch.cuda.is_available()
+    can, cannot = [], []
+    for backend, forms in FORMS.items():
+        if name not in forms:
+            continue
+        device = "cuda" if gpu and backend == "triton" else "cpu"
+        edges = torch.tensor([[0, 1], [1, 2]], device=device)
+        line_graph = LineGraph.from_edge_index(edges, 3)
+        reason = forms[name].unavailable(Problem(line_graph, 1, 16, 16, False, backend))
+        can += [backend] if reason is None else []
+        cannot += [] if reason is None else [f"not {backend} ({reason.split(';')[0]})"]
+    return Backend(bool(can), "; ".join([", ".join(can), *cannot] if can else cannot))
 
 
 def _native() -> Backend:

@@ -28,15 +28,15 @@ def plan_of(form: Form, problem: Problem) -> list[Tensor]:
 
     def make(_: LineGraph) -> list[Tensor]:
         plan = list(form.plan(problem))
-        if form.gives_way_to and problem.backend == "torch":
-            plan += FORMS[form.gives_way_to].plan(problem)
+        if form.gives_way_to:
+            plan += FORMS[form.backend][form.gives_way_to].plan(problem)
         return plan
 
     return problem.line_graph.plan(_key(form, problem), make)
 
 
 def _key(form: Form, problem: Problem) -> tuple:
-    return ("form", form.name, problem.backend, problem.factored, problem.heads)
+    return ("form", form.name, form.backend, problem.factored, problem.heads)
 
 
 def has_plan_of(form: Form, problem: Problem) -> bool:
@@ -54,11 +54,10 @@ def _finite(tensors: Sequence[Tensor]) -> bool:
 
 def _split(form: Form, plan: Sequence[Tensor]) -> tuple[Sequence[Tensor], Form | None, list]:
     """The form's own tables, the form that it gives way to, and that one's tables."""
-    if not form.gives_way_to or plan[0].device.type != "cpu":
+    if not form.gives_way_to:
         return plan, None, []
-    other = FORMS[form.gives_way_to]
-    size = other.plan_size
-    return plan[:-size], other, list(plan[-size:])
+    other = FORMS[form.backend][form.gives_way_to]
+    return plan[: -other.plan_size], other, list(plan[-other.plan_size :])
 
 
 def _forward(
@@ -105,39 +104,46 @@ class _Propagate(torch.autograd.Function):
 
 @torch.library.custom_op("plstm_graph::propagate", mutates_args=())
 def propagate_op(
-    tensors: Sequence[Tensor], scale: float, form: str, plan: Sequence[Tensor]
+    tensors: Sequence[Tensor], scale: float, backend: str, form: str, plan: Sequence[Tensor]
 ) -> Tensor:
     """The forward of ``form``; tensors are :attr:`Inputs.tensors`."""
-    return _forward(FORMS[form], Inputs.of(tensors), scale, plan)[0].contiguous()
+    return _forward(FORMS[backend][form], Inputs.of(tensors), scale, plan)[0].contiguous()
 
 
 @propagate_op.register_fake
-def _(tensors, scale, form, plan):
+def _(tensors, scale, backend, form, plan):
     return tensors[2].new_empty(tensors[2].shape)
 
 
 @torch.library.custom_op("plstm_graph::propagate_backward", mutates_args=())
 def _propagate_backward_op(
-    grad: Tensor, tensors: Sequence[Tensor], scale: float, form: str, plan: Sequence[Tensor]
+    grad: Tensor,
+    tensors: Sequence[Tensor],
+    scale: float,
+    backend: str,
+    form: str,
+    plan: Sequence[Tensor],
 ) -> list[Tensor]:
-    grads = _backward(grad, FORMS[form], Inputs.of(tensors), scale, plan, None)
+    grads = _backward(grad, FORMS[backend][form], Inputs.of(tensors), scale, plan, None)
     return [g.contiguous() for g in grads]
 
 
 @_propagate_backward_op.register_fake
-def _(grad, tensors, scale, form, plan):
+def _(grad, tensors, scale, backend, form, plan):
     return [x.new_empty(x.shape) for x in tensors]
 
 
 def _setup_context(ctx, inputs, output):
-    tensors, ctx.scale, ctx.form, ctx.plan = inputs
+    tensors, ctx.scale, ctx.backend, ctx.form, ctx.plan = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _autograd_backward(ctx, grad):
     tensors = list(ctx.saved_tensors)
-    grads = _propagate_backward_op(grad.contiguous(), tensors, ctx.scale, ctx.form, ctx.plan)
-    return grads, None, None, [None] * len(ctx.plan)
+    grads = _propagate_backward_op(
+        grad.contiguous(), tensors, ctx.scale, ctx.backend, ctx.form, ctx.plan
+    )
+    return grads, None, None, None, [None] * len(ctx.plan)
 
 
 propagate_op.register_autograd(_autograd_backward, setup_context=_setup_context)
@@ -150,7 +156,7 @@ def propagate(inputs: Inputs, scale: float, form: Form, problem: Problem) -> Ten
         inputs, _ = with_junctions(inputs, problem.line_graph)
     plan = plan_of(form, seen)
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return propagate_op(inputs.tensors, scale, form.name, plan)
+        return propagate_op(inputs.tensors, scale, form.backend, form.name, plan)
     return _Propagate.apply(form, seen.line_graph, scale, plan, *inputs.tensors)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.ops.forms import FORMS
+from plstm_graph.ops.forms import names
 from plstm_graph.ops.inputs import Factored, Inputs
 from plstm_graph.ops.triton.common import unavailable
 
@@ -101,7 +101,7 @@ def check_plstm(
     inputs: Inputs, line_graph: LineGraph, scale: float, form: str, backend: str
 ) -> None:
     """Raise ``ValueError`` or ``TypeError`` unless the arguments of ``plstm`` fit together."""
-    _check_choice("form", form, ("auto", *FORMS))
+    _check_choice("form", form, ("auto", *names()))
     _check_choice("backend", backend, BACKENDS)
     check_line_graph(line_graph)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):

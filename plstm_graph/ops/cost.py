@@ -49,7 +49,7 @@ def cheapest(problem: Problem) -> tuple[str, float]:
     """The form that is expected to be fastest, and its cost. Planned once for each size."""
 
     def choose(_: object) -> tuple[str, float]:
-        costs = {name: cost(form, problem) for name, form in FORMS.items()}
+        costs = {form.name: cost(form, problem) for form in FORMS[problem.backend].values()}
         best = min(costs, key=costs.get)
         return best, costs[best]
 

@@ -1,4 +1,4 @@
-"""What the compiled gating kernel needs of one graph: an order, what leads to an edge, its reach."""
+"""What the compiled gating kernel needs of one graph: an order, predecessors, and their reach."""
 
 from __future__ import annotations
 

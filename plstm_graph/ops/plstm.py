@@ -75,9 +75,9 @@ def is_prepared(form: str, problem: Problem) -> bool:
         asked = problem._replace(backend=backend)
         if form == "auto" and not is_chosen(asked):
             return False
-        name = cheapest(asked)[0] if form == "auto" else form
-        if FORMS[name].unavailable(asked) is None:
-            return has_plan_of(FORMS[name], asked)
+        chosen = FORMS[backend].get(cheapest(asked)[0] if form == "auto" else form)
+        if chosen is not None and chosen.unavailable(asked) is None:
+            return has_plan_of(chosen, asked)
     return True  # nothing can run: an error
 
 
@@ -97,10 +97,13 @@ def _choose(form: str, problem: Problem) -> tuple[Problem, Form]:
     asked = problem.backend
     for backend in _backends(problem):
         problem = problem._replace(backend=backend)
-        name = cheapest(problem)[0] if form == "auto" else form
-        reason = FORMS[name].unavailable(problem)
+        chosen = FORMS[backend].get(cheapest(problem)[0] if form == "auto" else form)
+        if chosen is None:
+            reason = f"it has no {backend} kernels; use backend='auto', or form='walk'"
+        else:
+            reason = chosen.unavailable(problem)
         if reason is None:
-            return problem, FORMS[name]
+            return problem, chosen
     raise ValueError(
         f"expected form={form!r} with backend={asked!r} where it can run, but {reason}"
     )

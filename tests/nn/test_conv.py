@@ -13,7 +13,7 @@ from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTMConv
 from plstm_graph.nn.norm import HeadRMSNorm, log_rms, mean_square
-from plstm_graph.ops.naive import naive_plstm
+from plstm_graph.ops.forms.naive import naive_plstm
 from plstm_graph.transforms import ToLineGraph
 from tests.nn.conftest import EDGES, edges_of, features, line_graph_of, output
 

@@ -53,7 +53,7 @@ def test_every_form_has_a_constant_for_each_feature():
     for name, known in constants()["cpu"].items():
         for factored in (False, True):
             problem = Problem(ZOO["molecules"](), 4, 24, 24, factored, "torch")
-            assert set(FORMS[name].features(problem)) <= {
+            assert set(FORMS["torch"][name].features(problem)) <= {
                 *known,
                 "line",
                 "line_edge",
@@ -68,7 +68,7 @@ def test_more_parts_cost_more():
     for name in ("walk", "dense", "levelwise", "chunkwise"):
         costs = [
             cost(
-                FORMS[name],
+                FORMS["torch"][name],
                 Problem(disjoint([path(50)] * n, batch=True), 4, 24, 24, False, "torch"),
             )
             for n in (1, 8, 64)
@@ -78,4 +78,4 @@ def test_more_parts_cost_more():
 
 def test_no_graph():
     empty = torch.zeros(2, 0, dtype=torch.int64)
-    assert form(LineGraph(0, empty, empty)) in FORMS
+    assert form(LineGraph(0, empty, empty)) in FORMS["torch"]

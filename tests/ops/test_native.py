@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from plstm_graph import backends, grid_line_graph
-from plstm_graph.ops.schedule import level_schedule
-from plstm_graph.ops.gating_plan import walk
 from plstm_graph.ops import dag_scan, gating_matrix, native, plstm
+from plstm_graph.ops.gating_plan import walk
 from plstm_graph.ops.scan import scan_
+from plstm_graph.ops.schedule import level_schedule
 from tests.zoo import ZOO, inputs
 
 FOLDER = Path(native.__file__).parent

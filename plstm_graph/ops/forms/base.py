@@ -24,7 +24,7 @@ class Problem(NamedTuple):
     key_size: int  # K
     value_size: int  # V
     factored: bool  # whether the transition is Factored
-    backend: str  # "torch" or "triton"
+    backend: str  # "torch" or "triton", before the choice also "auto"
 
 
 class Form:
@@ -32,6 +32,7 @@ class Form:
 
     Attributes:
         name: the public name.
+        backend: "torch" or "triton".
         factored: whether :class:`~plstm_graph.ops.inputs.Factored` transitions are taken as they
             are; other forms get the graph of junctions (:mod:`plstm_graph.ops.junctions`).
         plan_size: how many tables :meth:`plan` returns, for a form that others give way to.
@@ -40,6 +41,7 @@ class Form:
     """
 
     name: str
+    backend: str = "torch"
     factored: bool = False
     plan_size: int | None = None
     gives_way_to: str | None = None

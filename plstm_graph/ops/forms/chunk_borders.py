@@ -1,8 +1,8 @@
 r"""States over the borders of chunks: the condensed half of the chunkwise form.
 
-With the letters of :mod:`plstm_graph.ops.forms.chunkwise`: what chunks put out, C_o, and what they read,
-A_ei q_e^T Z_i, are both products with columns of A (o's row, turned) spread over vectors of the
-chunk's edges: with U the c x (columns * K) matrix of all A_e,column * vector_e,
+With the letters of :mod:`plstm_graph.ops.forms.chunkwise`: what chunks put out, C_o, and what
+they read, A_ei q_e^T Z_i, are both products with columns of A (o's row, turned) spread over
+vectors of the chunk's edges: with U the c x (columns * K) matrix of all A_e,column * vector_e,
 
 .. math:: C_{out} = U_{out}^\top V, \qquad \mathrm{read} = U_{in} Z
 

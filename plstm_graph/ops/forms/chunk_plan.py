@@ -1,7 +1,7 @@
 r"""Where edges, exits and entries stand in the padded matrices of the chunkwise form.
 
-The chunks and their two line graphs are those of :mod:`plstm_graph.ops.forms.chunks`. Heads are folded
-in, as in the parallel form: the matrix of chunk j and head h has number ``j * H + h``. Chunks with
+The chunks and their two line graphs are those of :mod:`plstm_graph.ops.forms.chunks`. Heads are
+folded in: the matrix of chunk j and head h has number ``j * H + h``. Chunks with
 about as many exits or entries (up to the next power of two) stand together in one *bucket* and are
 padded to the most of them.
 """

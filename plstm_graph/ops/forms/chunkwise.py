@@ -23,8 +23,8 @@ edge-wise dots: with B = A^T dA, dT_l = <A_e_in, B_e_out> for l inside a chunk.
 
 It takes c + E / c steps where the levelwise form takes E on a path, and E c (K + V) work; memory is
 2 E c for A and its gradient, and 2 K V for each exit and entry (by tiles of V where that is much).
-All else is done in pieces of a few chunks (:mod:`plstm_graph.ops.forms.chunk_borders`), and scores are
-made anew in backward.
+All else is done in pieces of a few chunks (:mod:`plstm_graph.ops.forms.chunk_borders`), and scores
+are made anew in backward.
 """
 
 from __future__ import annotations
@@ -209,11 +209,6 @@ def _node_gradients(
 class Chunkwise(Form):
     name = "chunkwise"
     gives_way_to = "levelwise"
-
-    def unavailable(self, problem: Problem) -> str | None:
-        if problem.backend == "triton":
-            return "it consists of torch operations; use form='walk', or backend='torch'"
-        return None
 
     def features(self, problem: Problem) -> dict[str, float]:
         graph, heads = problem.line_graph, problem.heads

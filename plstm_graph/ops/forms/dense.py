@@ -49,10 +49,6 @@ class Dense(Form):
 
     def unavailable(self, problem: Problem) -> str | None:
         graph = problem.line_graph
-        if problem.backend == "triton":
-            from plstm_graph.ops.triton import dense
-
-            return dense.unavailable(graph, problem.key_size, problem.value_size)
         if (reason := unavailable(problem)) is not None:
             return reason
         largest = int(segments(graph).num_nodes.max(initial=0))
@@ -80,10 +76,6 @@ class Dense(Form):
         }
 
     def plan(self, problem: Problem) -> list[Tensor]:
-        if problem.backend == "triton":
-            from plstm_graph.ops.triton import dense
-
-            return dense.make_plan(problem.line_graph)
         return list(edge_walk(problem.line_graph))
 
     def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:

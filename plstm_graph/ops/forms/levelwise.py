@@ -1,6 +1,7 @@
 r"""The levelwise form: all edges of one topological level at once.
 
-The payload is the states, with a backward written by hand: with X = S k v^T, C = (I - T)^-1 X and g = dL/dh,
+The payload is the states, with a backward written by hand: with X = S k v^T, C = (I - T)^-1 X and
+g = dL/dh,
 
 .. math::
     Y_e = M_e\, q_{dst(e)} g_{dst(e)}^\top, \qquad A = (I - T)^{-\top} Y, \qquad
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plstm_graph.ops import native
 from plstm_graph.ops.forms.base import Form, Problem
 from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.scan import TILE_ELEMENTS, edge_dot, ends, scan_
@@ -134,15 +136,13 @@ class Levelwise(Form):
     name = "levelwise"
     plan_size = 1 + 2 * len(LevelSchedule._fields)
 
-    def unavailable(self, problem: Problem) -> str | None:
-        if problem.backend == "triton":
-            return "it consists of torch operations; use form='walk', or backend='torch'"
-        return None
-
     def features(self, problem: Problem) -> dict[str, float]:
         graph, states = problem.line_graph, problem.heads * problem.key_size * problem.value_size
+        # On CPUs a compiled loop makes the steps of the scan.
+        compiled = graph.device.type == "cpu" and native.unavailable() is None
         return {
-            "level": graph.num_levels,
+            "start": 1,
+            "level": 0 if compiled else graph.num_levels,
             "state": states * graph.num_edges,
             "line": states * graph.num_line_edges,
         }

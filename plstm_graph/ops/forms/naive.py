@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.ops.forms.base import Form, Problem
+from plstm_graph.ops.forms.base import Form
 from plstm_graph.ops.inputs import Factored
 
 
@@ -90,8 +90,3 @@ class Naive(Form):
 
     name = "naive"
     factored = True
-
-    def unavailable(self, problem: Problem) -> str | None:
-        if problem.backend == "triton":
-            return "it is a loop in Python; use form='walk', or backend='torch'"
-        return None

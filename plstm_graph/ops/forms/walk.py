@@ -213,10 +213,6 @@ class Walk(Form):
     plan_size = len(EdgeWalk._fields)
 
     def unavailable(self, problem: Problem) -> str | None:
-        if problem.backend == "triton":
-            from plstm_graph.ops.triton import walk
-
-            return walk.unavailable(problem.line_graph.device, problem.key_size)
         return unavailable(problem)
 
     def features(self, problem: Problem) -> dict[str, float]:
@@ -237,10 +233,6 @@ class Walk(Form):
         }
 
     def plan(self, problem: Problem) -> list[Tensor]:
-        if problem.backend == "triton":
-            from plstm_graph.ops.triton import walk
-
-            return walk.make_plan(problem.line_graph, problem.factored)
         return list((node_walk if problem.factored else edge_walk)(problem.line_graph))
 
     def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:

@@ -17,7 +17,7 @@ spill.)
 
 Only inputs, index tables and outputs cross the memory bus, each once.
 
-Backward forms Y and G again and follows :mod:`plstm_graph.ops.parallel`: with dA = dH V^T,
+Backward forms Y and G again and follows :mod:`plstm_graph.ops.forms.dense`: with dA = dH V^T,
 dG = dA * Q K^T and W the rows dst(e) of dG,
 
 .. math::

@@ -146,21 +146,6 @@ def copies_of(line_graph: LineGraph, factored: bool) -> Copies:
     return Copies(node, ends, level, carry)
 
 
-def twins(line_graph: LineGraph) -> np.ndarray:
-    """[E] the row of the same edge in the other direction, -1 where there is none."""
-    twin = getattr(line_graph, "twin", None)
-    if twin is not None:
-        return twin.cpu().numpy()
-    twin = np.full(line_graph.num_edges, -1)
-    if line_graph.is_two_way:
-        original = line_graph._dag_id.cpu().numpy()
-        order = np.argsort(original, kind="stable")
-        pair = np.flatnonzero(np.diff(original[order]) == 0)
-        one, other = order[pair], order[pair + 1]
-        twin[one], twin[other] = other, one
-    return twin
-
-
 def build_plan(line_graph: LineGraph, factored: bool, kind: str | None = None) -> Plan:
     """The tables; line edges are not looked at if ``factored``.
 
@@ -192,7 +177,8 @@ def build_plan(line_graph: LineGraph, factored: bool, kind: str | None = None) -
 
     carries, walk_twins = (None, None), (None, None)
     if factored:
-        twin, along = twins(line_graph), line_graph.direction.cpu().numpy() == 1
+        along, twin = line_graph.direction.cpu().numpy() == 1, np.full(line_graph.num_edges, -1)
+        twin = twin if line_graph.twin is None else line_graph.twin.cpu().numpy()
         has = copies.carry >= 0
         back = np.full_like(copies.carry, -1)
         back[copies.carry[has]] = np.flatnonzero(has)

@@ -2,8 +2,8 @@
 
 import torch
 
+from plstm_graph.ops.forms.naive import naive_plstm
 from plstm_graph.ops.inputs import Factored, Inputs
-from plstm_graph.ops.naive import naive_plstm
 from tests.zoo import inputs
 
 

@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 pytest.importorskip("triton")
 
-from plstm_graph.ops.naive import naive_dag_scan
+from plstm_graph.ops.forms.naive import naive_dag_scan
 from plstm_graph.ops.triton import scan
 from plstm_graph.ops.triton.autotune import Config
 from plstm_graph.ops.triton.scan import goes_by_level, scan_tables, triton_dag_scan

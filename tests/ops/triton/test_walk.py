@@ -10,7 +10,7 @@ from plstm_graph import LineGraph
 from plstm_graph.ops.inputs import Factored, Inputs
 from plstm_graph.ops.triton import walk
 from plstm_graph.ops.triton.autotune import Config
-from plstm_graph.ops.triton.walk_plan import Plan, build_plan, twins
+from plstm_graph.ops.triton.walk_plan import Plan, build_plan
 from tests.ops.triton.helpers import (
     assert_close,
     assert_equals_naive,
@@ -132,21 +132,6 @@ def test_factored_transitions_do_not_look_at_line_edges(monkeypatch):
     monkeypatch.setattr(LineGraph, "level", property(pytest.fail))
     for line_graph, plan in zip(graphs, want):
         assert all(torch.equal(a, b) for a, b in zip(walk.make_plan(line_graph, True), plan))
-
-
-@pytest.mark.parametrize("name", ["diamond", "two_way_multi_edge", "two_way_in_part"])
-def test_twins(name):
-    """The twin of a twin is the edge; ends are exchanged, directions differ."""
-    line_graph = ZOO[name]()
-    twin, (src, dst) = twins(line_graph), line_graph.edge_index.numpy()
-    has = twin >= 0
-    assert has.any() == line_graph.is_two_way
-    assert np.array_equal(twin[twin[has]], np.flatnonzero(has))
-    assert np.array_equal(src[has], dst[twin[has]])
-    direction = line_graph.direction.numpy()
-    assert np.array_equal(direction[has], 1 - direction[twin[has]])
-    e_in, e_out = line_graph.line_index.numpy()
-    assert not (twin[e_in] == e_out).any()
 
 
 @BOTH
