@@ -33,6 +33,7 @@ from torch import Tensor
 
 from plstm_graph.dag.grid import grid_line_graph
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.nn.graphs import lasting
 
 ANGLES = ("softmax", "published")
 
@@ -53,7 +54,6 @@ class GridTables(NamedTuple):
     transition: Tensor
 
 
-@lru_cache(maxsize=64)
 def grid_tables(
     shape: tuple[int, ...], directions: tuple[tuple[int, ...], ...], mode: str, device: str
 ) -> GridTables:
@@ -65,6 +65,14 @@ def grid_tables(
         mode: ``"P"`` or ``"D"``.
         device: where the tensors are.
     """
+    with lasting():
+        return _tables(shape, directions, mode, device)
+
+
+@lru_cache(maxsize=64)
+def _tables(
+    shape: tuple[int, ...], directions: tuple[tuple[int, ...], ...], mode: str, device: str
+) -> GridTables:
     n = len(shape)
     turns = "all" if mode == "P" else "diffusive"
     line_graph = grid_line_graph(*shape, turns=turns, device=device)
