@@ -18,9 +18,9 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 
-from plstm_graph.checks import dense, instance, integer
+from plstm_graph.checks import instance, integer, refuse
 from plstm_graph.dag.build import LineParts
-from plstm_graph.dag.checks import index_tensor
+from plstm_graph.dag.checks import check_batch, index_tensor
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.packed import pack, unpack
 
@@ -123,8 +123,16 @@ def line_graph_from_data(data: Data | Batch) -> LineGraph:
         return cached.line_graph
     edge_index = index_tensor("data.edge_index", plain(edge_index), 2)
     num_nodes = integer("data.num_nodes", num_nodes, 0)
+    stored = (t for t in (columns, lines) if isinstance(t, Tensor))
+    if edge_index.is_meta or any(t.device != edge_index.device for t in stored):
+        refuse(
+            "data.edge_index",
+            "with values, on the device of dag_columns and dag_lines",
+            f"one on {edge_index.device}",
+            "move data with .to()",
+        )
     if batch is not None:
-        dense("data.batch", batch, num_nodes, dtype=torch.int64, device=edge_index.device)
+        check_batch("data.batch", batch, edge_index[:, :0], num_nodes)
     # What is kept must serve in training too, if the first to ask was an evaluation.
     with torch.inference_mode(False):
         parts = unpack(edge_index, num_nodes, columns, lines)

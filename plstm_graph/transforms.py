@@ -279,7 +279,7 @@ def _alone(data: Data, builder: _Builder, number: int) -> LineGraphData:
 def _edges(data: Data, number: int | None = None) -> tuple[np.ndarray, int]:
     """The checked edge_index of a graph, and its number of nodes; ``number`` is that of the graph
     in a list, for errors."""
-    name = "edge_index" if number is None else f"edge_index of graph {number}"
+    name = "edge_index" if number is None else f"edge_index of graph {number} in data_list"
     check_data("data" if number is None else f"data_list with graph {number}", data)
     edge_index = data._store.get("edge_index")
     if isinstance(edge_index, EdgeIndex):

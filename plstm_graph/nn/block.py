@@ -18,6 +18,7 @@ from plstm_graph.nn.checks import (
     check_batch_vector,
     check_edge_attr,
     check_heads,
+    check_named,
     check_options,
     check_x,
 )
@@ -156,6 +157,7 @@ class PLSTMBlock(torch.nn.Module):
         super().__init__()
         check_heads("channels", channels, heads)
         check_options(edge_dim=edge_dim, ffn_ratio=ffn_ratio, zero_init=zero_init, dropout=dropout)
+        check_named("act", act, torch.nn.Module)
         activation = resolve("act", activation_resolver, act)
         self.zero_init = zero_init
         self.norm = Norm(norm, channels)

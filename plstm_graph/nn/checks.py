@@ -6,7 +6,18 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import is_uninitialized_parameter
 
-from plstm_graph.checks import choice, dense, flag, integer, probability, real, refuse, text, width
+from plstm_graph.checks import (
+    choice,
+    dense,
+    describe,
+    flag,
+    integer,
+    probability,
+    real,
+    refuse,
+    text,
+    width,
+)
 from plstm_graph.dag.orient import check_orientation
 from plstm_graph.nn.projection import TRANSITION_NODES
 from plstm_graph.ops.checks import BACKENDS, FORMS
@@ -61,6 +72,12 @@ def check_heads(name: str, channels: int, heads: int) -> None:
             f"{name}={channels} and heads={heads}",
             f"a head has {name} / heads channels",
         )
+
+
+def check_named(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
+    """Something that PyG finds by its name, or that is given as it is."""
+    if not isinstance(value, str) and not isinstance(value, kind):
+        refuse(name, "as a name or a module", describe(value))
 
 
 def check_modes(modes: Any) -> None:

@@ -286,8 +286,9 @@ class PLSTMConv(MessagePassing):
             against = (1 - direction).to(dtype).unsqueeze(-1)
             offset = against * self.direction_offset.to(dtype)
             edge = offset if edge is None else edge + offset
-        direct = direct.sigmoid()
-        # Products of halves leave their range, so heads are float32 up to the output projection.
+        # Products of halves leave their range and small gates theirs, so gates and heads are
+        # float32 up to the output projection.
+        direct = widened(direct).sigmoid()
         query, key, value = (widened(part).unflatten(-1, (H, -1)) for part in (query, key, value))
         if self.qk_norm:
             query, key = unit_length(query), unit_length(key)
@@ -307,7 +308,7 @@ class PLSTMConv(MessagePassing):
             if self._watched():
                 src = line_graph.edge_index[0]
                 outer = (key.unsqueeze(-1) * value.unsqueeze(-2)).flatten(2)  # [N, H, K * V]
-                state = widened(source).unsqueeze(-1) * outer.index_select(0, src)
+                state = source.unsqueeze(-1) * outer.index_select(0, src)
                 state = dag_scan(state, transition, line_graph, backend=self.backend)
                 # propagate_type: (query: Tensor, state: Tensor, mark: Tensor)
                 out = self.propagate(
@@ -337,7 +338,8 @@ class PLSTMConv(MessagePassing):
         source, mark, t_in, t_out = edge_logits(
             at_source_j, at_target_i, edge, self.transition_node
         )
-        transition = line_logits(t_in, t_out, line_index)
+        source, mark = widened(source), widened(mark)
+        transition = widened(line_logits(t_in, t_out, line_index))
         if self.mode == "P":
             group = line_index[0] if self.normalization == "source" else line_index[1]
             transition = normalize_transition(transition, group, source.size(0))

@@ -51,11 +51,11 @@ def normalize_transition(t: Tensor, index: Tensor, size: int, alpha: float = 0.5
         alpha: keeps the sum below one. Default 0.5.
 
     Returns:
-        [L, H].
+        [L, H], float32 for halves.
     """
     wide = widened(t)  # the sum at a hub leaves the range of halves
     total = scatter(wide.abs(), index, dim=0, dim_size=size, reduce="sum")
-    return (wide / (total + alpha).index_select(0, index)).to(t.dtype)
+    return wide / (total + alpha).index_select(0, index)
 
 
 def edge_logits(

@@ -227,7 +227,9 @@ def _check_directions(
         return all_directions(ndim)
     try:
         checked = tuple(tuple(d) for d in directions)
-        bad = not checked or any(len(d) != ndim or set(d) - {1, -1} for d in checked)
+        signs = [s for d in checked for s in d]
+        bad = not checked or any(len(d) != ndim for d in checked)
+        bad |= any(isinstance(s, bool) or s not in (1, -1) for s in signs)
     except TypeError:
         bad = True
     if bad:

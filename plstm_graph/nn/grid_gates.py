@@ -34,6 +34,7 @@ from torch import Tensor
 from plstm_graph.dag.grid import grid_line_graph
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.graphs import lasting
+from plstm_graph.nn.norm import widened
 
 ANGLES = ("softmax", "published")
 
@@ -165,6 +166,7 @@ class GridGates(torch.nn.Module):
             logits = self.bias.expand(batch, nodes, -1)
         else:
             logits = torch.nn.functional.linear(x, self.weight, self.bias)
+        logits = widened(logits)  # small gates are below the range of halves
         direct = logits[..., -self.heads :].sigmoid().transpose(0, 1)
         kinds, o, h = sum(self.kinds.values()), self.orientations, self.heads
         logits = logits[..., : -self.heads].view(batch, nodes, kinds, o, h)

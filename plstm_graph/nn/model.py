@@ -20,6 +20,7 @@ from plstm_graph.nn.checks import (
     check_edge_attr,
     check_heads,
     check_modes,
+    check_named,
     check_options,
     check_rows,
     check_x,
@@ -213,6 +214,7 @@ class PLSTM(torch.nn.Module):
         )
         self.norm = Norm(norm, C)
         self.readout = None
+        check_named("readout", readout, (Aggregation, list, NoneType))
         if readout is not None:
             self.readout = resolve("readout", aggregation_resolver, readout)
         head: list[torch.nn.Module] = []
