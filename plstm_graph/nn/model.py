@@ -27,6 +27,7 @@ from plstm_graph.nn.checks import (
 )
 from plstm_graph.nn.graphs import resolve_graph
 from plstm_graph.nn.norm import widened
+from plstm_graph.nn.projection import LazyLinear
 
 DEGREES = ("undirected", "dag")
 
@@ -189,9 +190,9 @@ class PLSTM(torch.nn.Module):
         C = hidden_channels
         self.in_channels, self.hidden_channels, self.out_channels = in_channels, C, out_channels
         self.modes, self.directions, self.orientation = modes, directions, orientation
-        self.node_encoder = Linear(in_channels, C) if node_encoder is None else node_encoder
+        self.node_encoder = LazyLinear(in_channels, C) if node_encoder is None else node_encoder
         if edge_encoder is None and edge_dim is not None:
-            edge_encoder = Linear(edge_dim, C)
+            edge_encoder = LazyLinear(edge_dim, C)
         self.edge_encoder = edge_encoder
         self.degree = None if degree_encoding is None else SinusoidalDegree(C, degree_encoding)
         self.blocks = torch.nn.ModuleList(
