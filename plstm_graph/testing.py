@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from plstm_graph.checks import choice, describe, instance, integer, real, refuse
+from plstm_graph.dag.checks import index_tensor
+from plstm_graph.data import STORED_KEYS, check_data, plain
+
 LEVELS = ("node", "multiset", "graph")
 
 
@@ -26,7 +30,9 @@ def renumber(data: Data, seed: int = 0) -> tuple[Data, Tensor]:
     Returns:
         The graph, and [N] int64, the new number of each node.
     """
-    rng = torch.Generator().manual_seed(seed)
+    check_data("data", data)
+    index_tensor("data.edge_index", plain(data.edge_index), 2)
+    rng = torch.Generator().manual_seed(integer("seed", seed, 0))
     n, m = data.num_nodes, data.edge_index.size(1)
     old = torch.randperm(n, generator=rng)
     batch = data.get("batch")
@@ -37,7 +43,7 @@ def renumber(data: Data, seed: int = 0) -> tuple[Data, Tensor]:
     column = torch.randperm(m, generator=rng)
     out = Data()
     for key, value in data.to_dict().items():
-        if key in ("dag_columns", "dag_lines"):
+        if key in STORED_KEYS:
             continue
         if key == "edge_index":
             value = new.to(value.device)[value][:, column.to(value.device)]
@@ -81,13 +87,19 @@ def check_equivariance(
         AssertionError: if it is above ``tolerance``.
         ValueError: on an unknown ``level``.
     """
-    if level not in LEVELS:
-        raise ValueError(f"expected level as one of {', '.join(LEVELS)}, got {level!r}")
+    for name, function in (("module", module), ("call", call)):
+        if not callable(function) and (name == "module" or call is not None):
+            refuse(name, "as something to call", describe(function))
+    check_data("data", data)
+    choice("level", level, LEVELS)
+    integer("trials", trials, 1)
+    integer("seed", seed, 0)
+    real("tolerance", tolerance, 0.0)
 
     def run(graph: Data) -> Tensor:
         if call is not None:
-            return call(graph)
-        return module(graph.x, graph.edge_index, graph.edge_attr, graph.get("batch"))
+            return _tensor(call(graph))
+        return _tensor(module(graph.x, graph.edge_index, graph.edge_attr, graph.get("batch")))
 
     with torch.no_grad():
         want = run(data)
@@ -107,6 +119,10 @@ def check_equivariance(
             f"orientation guarantees"
         )
     return worst
+
+
+def _tensor(out: Any) -> Tensor:
+    return instance("module", out, Tensor, "a function to one tensor", "pass call= to choose it")
 
 
 def _difference(got: Tensor, want: Tensor) -> float:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
+from plstm_graph.checks import choice, dense, describe, integer, refuse, text
+from plstm_graph.checks import seed as check_seed
 from plstm_graph.dag.build import LineParts, build_line_parts
 from plstm_graph.dag.checks import feature_keys
-from plstm_graph.dag.orient import DRAWN, check_orientation
+from plstm_graph.dag.orient import DRAWN, ORIENTATIONS
 from plstm_graph.dag.packed import rank_in_graph
 from plstm_graph.data import (
-    LINE_KEYS,
     STORED_KEYS,
     LineGraphData,
+    check_data,
     lines_per_graph,
     plain,
     store,
@@ -30,16 +33,15 @@ class _Builder:
     """What the transform and the collater share: the orientation, and seeds to draw it with."""
 
     def __init__(self, orientation: str, seed: int | None, rank: str) -> None:
-        if not isinstance(orientation, str):
-            raise ValueError(
-                f"expected orientation as a name, got {type(orientation).__name__}; to tell nodes "
-                f"apart by ranks, store them with each graph and pass orientation='canonical', "
-                f"rank='<their key>'"
-            )
-        check_orientation(orientation)
-        self.orientation = orientation
-        self.seed = seed
-        self.rank = rank
+        self.orientation = choice(
+            "orientation",
+            orientation,
+            ORIENTATIONS,
+            "to tell nodes apart by ranks, store them with each graph and pass "
+            "orientation='canonical', rank='<their key>'",
+        )
+        self.seed = check_seed("seed", seed)
+        self.rank = text("rank", rank)
         self._draws = 0
 
     def _next_seed(self) -> list[int] | None:
@@ -108,6 +110,7 @@ class ToLineGraph(_Builder, BaseTransform):
         super().__init__(orientation, seed, rank)
 
     def forward(self, data: Data) -> LineGraphData:
+        check_data("data", data)
         if isinstance(data, Batch):
             return store_in_batch(data, self._build(data, data.batch))
         return store(data, stored_tensors(self._build(data, None), data.edge_index))
@@ -141,12 +144,21 @@ class LineGraphCollater(_Builder):
         exclude_keys: Sequence[str] = (),
     ) -> None:
         super().__init__(orientation, seed, rank)
-        self.follow_batch = list(follow_batch)
-        self.exclude_keys = list(exclude_keys)
+        self.follow_batch = _keys("follow_batch", follow_batch)
+        self.exclude_keys = _keys("exclude_keys", exclude_keys)
 
     def __call__(self, data_list: list[Data]) -> Batch:
-        exclude = [*self.exclude_keys, *STORED_KEYS, *LINE_KEYS]
-        batch = Batch.from_data_list(data_list, self.follow_batch, exclude)
+        if not isinstance(data_list, (list, tuple)) or not data_list:
+            refuse("data_list", "as a list of at least one graph", describe(data_list))
+        exclude = [*self.exclude_keys, *STORED_KEYS]
+        try:
+            batch = Batch.from_data_list(data_list, self.follow_batch, exclude)
+            whole = _is_union(batch) and len({len(data.keys()) for data in data_list}) == 1
+        except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+            _check_list(data_list)
+            raise
+        if not whole:
+            _check_list(data_list)
         # Read once: a layer that needs the multitree makes it.
         return store_in_batch(batch, self._build(batch, batch.batch, multitree=False))
 
@@ -167,8 +179,7 @@ def redraw(
     Raises:
         ValueError: on another orientation, which would not be drawn.
     """
-    if orientation not in DRAWN:
-        raise ValueError(f"expected orientation as one of {', '.join(DRAWN)}, got {orientation!r}")
+    choice("orientation", orientation, DRAWN, "others are not drawn")
     return ToLineGraph(orientation, seed)(data)
 
 
@@ -186,15 +197,46 @@ def to_line_graphs(
     result is that of the transform (for ``"random"`` and ``"random_bfs"``, with other draws).
     """
     builder = _Builder(orientation, seed, rank)
+    integer("chunk_size", chunk_size, 1)
+    if isinstance(data_list, Data) or not hasattr(data_list, "__getitem__"):
+        refuse("data_list", "as a list or data set of graphs", type(data_list).__name__)
     out: list[LineGraphData] = []
     for start in range(0, len(data_list), chunk_size):
         chunk = [data_list[i] for i in range(start, min(start + chunk_size, len(data_list)))]
-        out += _build_chunk(chunk, builder)
+        out += _build_chunk(chunk, builder, start)
     return out
 
 
-def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
-    edges, sizes = zip(*(_edges(data) for data in chunk))
+def _keys(name: str, keys: Sequence[str]) -> list[str]:
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        refuse(name, "as a list of keys", describe(keys))
+    return [text(name, key) for key in keys]
+
+
+def _check_list(data_list: Sequence[Data]) -> None:
+    """Find the graph that cannot be collated, if there is one."""
+    keys = set().union(*(check_data("data_list", data).keys() for data in data_list))
+    keys -= set(STORED_KEYS)
+    for i, data in enumerate(data_list):
+        if missing := keys - set(data.keys()):
+            got = f"graph {i} without {', '.join(missing)}"
+            refuse("data_list", "of graphs with the same attributes", got)
+        _edges(data, i)
+
+
+def _is_union(batch: Batch) -> bool:
+    """Whether each graph's columns join its own nodes."""
+    graph, edge_index = batch.batch, plain(batch.edge_index)
+    if edge_index.numel() and (edge_index.min() < 0 or edge_index.max() >= graph.numel()):
+        return False
+    size = batch._slice_dict["edge_index"].diff().to(graph.device)
+    column = torch.repeat_interleave(size, output_size=edge_index.size(1))
+    return bool((graph[edge_index] == column).all())
+
+
+def _build_chunk(chunk: list[Data], builder: _Builder, first: int) -> list[LineGraphData]:
+    """``first`` is the number of the chunk's first graph in the list."""
+    edges, sizes = zip(*(_edges(data, first + i) for i, data in enumerate(chunk)))
     num_nodes = np.array(sizes)
     num_columns = np.array([e.shape[1] for e in edges])
     first_node = np.cumsum(num_nodes) - num_nodes
@@ -207,12 +249,11 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
         kinds = {(v.shape[1:], v.dtype) if isinstance(v, Tensor) else None for v in have}
         if have and (len(have) < len(chunk) or len(kinds) > 1 or None in kinds):
             # Some with and some without, or of several widths or dtypes: one at a time.
-            transform = ToLineGraph("canonical", rank=builder.rank)
-            return [transform(data) for data in chunk]
+            return [_alone(data, builder, first + i) for i, data in enumerate(chunk)]
         if have:
             union[key] = torch.cat([value.cpu() for value in have])
     batch = np.repeat(np.arange(len(chunk)), num_nodes)
-    parts = builder._build(union, torch.from_numpy(batch))
+    parts = builder._build(union, torch.from_numpy(batch + first))
     num_lines = lines_per_graph(parts, batch, len(chunk))
     columns, lines = stored_tensors(parts, union.edge_index)
     split = zip(columns.split(num_columns.tolist(), -1), lines.split(num_lines.tolist(), -1))
@@ -229,24 +270,29 @@ def _build_chunk(chunk: list[Data], builder: _Builder) -> list[LineGraphData]:
     ]
 
 
-def _edges(data: Data) -> tuple[np.ndarray, int]:
-    """The checked edge_index of a graph, and its number of nodes."""
+def _alone(data: Data, builder: _Builder, number: int) -> LineGraphData:
+    """One graph of a list, with its number in errors."""
+    batch = torch.full((_edges(data, number)[1],), number)
+    return store(data, stored_tensors(builder._build(data, batch), data.edge_index))
+
+
+def _edges(data: Data, number: int | None = None) -> tuple[np.ndarray, int]:
+    """The checked edge_index of a graph, and its number of nodes; ``number`` is that of the graph
+    in a list, for errors."""
+    name = "edge_index" if number is None else f"edge_index of graph {number} in data_list"
+    check_data("data" if number is None else f"data_list with graph {number}", data)
     edge_index = data._store.get("edge_index")
-    if not isinstance(edge_index, Tensor):
-        raise ValueError(
-            f"expected data with edge_index as a tensor [2, M], got {type(edge_index).__name__}; "
-            f"build it from the graph's adjacency first"
-        )
-    if edge_index.dtype != torch.int64 or edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(
-            f"expected edge_index of dtype torch.int64 and shape [2, M], got {edge_index.dtype} "
-            f"and {list(edge_index.shape)}"
-        )
-    num_nodes = data.num_nodes or 0
-    array = plain(edge_index).cpu().numpy()
+    if isinstance(edge_index, EdgeIndex):
+        edge_index = plain(edge_index)
+    dense(name, edge_index, 2, "M", dtype=torch.int64)
+    if edge_index.is_meta:
+        refuse(name, "with values", "a meta tensor")
+    num_nodes = integer(name.replace("edge_index", "num_nodes"), data.num_nodes or 0, 0)
+    array = edge_index.cpu().numpy()
     if array.size and (array.min() < 0 or array.max() >= num_nodes):
-        raise ValueError(
-            f"expected edge_index between 0 and {num_nodes - 1} ({num_nodes} nodes), got values "
-            f"from {array.min()} to {array.max()}"
+        refuse(
+            name,
+            f"between 0 and {num_nodes - 1} ({num_nodes} nodes)",
+            f"values from {array.min()} to {array.max()}",
         )
     return array, num_nodes

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from plstm_graph.checks import describe, instance, integer, real, refuse, text
 from plstm_graph.dag.line_graph import LineGraph
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def draw_dag(
         ImportError: without matplotlib.
         ValueError: on positions of the wrong shape.
     """
+    _check(line_graph, cmap, node_size, width)
     patches, ax = _matplotlib("patches"), _axes(ax)
     pos = _positions(line_graph, pos)
     colors = [edge_color] * line_graph.num_edges
@@ -80,9 +83,13 @@ def draw_dag(
     ax.scatter(*pos.T, s=node_size**2, c=node_color, edgecolors=KEPT, linewidths=1.0, zorder=2)
     if labels is None:
         labels = [str(node) for node in range(line_graph.num_nodes)]
+    named = isinstance(labels, (Mapping, Sequence)) and not isinstance(labels, str)
+    if not named or len(labels) > line_graph.num_nodes:
+        n = line_graph.num_nodes
+        refuse("labels", f"as texts of at most {n} nodes, in a list or mapping", describe(labels))
     items = labels.items() if isinstance(labels, Mapping) else enumerate(labels)
-    for node, text in items:
-        ax.annotate(text, pos[node], ha="center", va="center", fontsize=0.55 * node_size, zorder=3)
+    for node, label in items:
+        ax.annotate(label, pos[node], ha="center", va="center", fontsize=0.55 * node_size, zorder=3)
     return _finish(ax, pos)
 
 
@@ -119,9 +126,12 @@ def draw_line_graph(
         ImportError: without matplotlib.
         ValueError: on positions of the wrong shape.
     """
+    _check(line_graph, cmap, node_size, width)
     patches, ax = _matplotlib("patches"), _axes(ax)
     pos = _positions(line_graph, pos)
     pruned = line_graph.multitree() if pruned is None else pruned
+    if pruned is not line_graph:
+        _check_pruned(pruned, line_graph)
     kept = np.ones(line_graph.num_line_edges, dtype=bool)
     if pruned is not line_graph:
         kept[:] = False
@@ -170,6 +180,8 @@ def layout(line_graph: LineGraph, seed: int = 0) -> np.ndarray:
     """[N, 2] positions of the nodes by networkx' spring layout, the same for the same graph."""
     import networkx as nx
 
+    _check_graph("line_graph", line_graph)
+    integer("seed", seed, 0)
     g = nx.Graph(line_graph.to_networkx())
     found = nx.spring_layout(g, seed=seed)
     return np.array([found[node] for node in range(line_graph.num_nodes)]).reshape(-1, 2)
@@ -187,7 +199,31 @@ def _matplotlib(module: str) -> Any:
         ) from error
 
 
+def _check_graph(name: str, line_graph: Any) -> None:
+    remedy = "build one with LineGraph.from_edge_index or LineGraph.from_data"
+    instance(name, line_graph, LineGraph, "a LineGraph", remedy)
+
+
+def _check(line_graph: Any, cmap: Any, node_size: Any, width: Any) -> None:
+    _check_graph("line_graph", line_graph)
+    text("cmap", cmap)
+    real("node_size", node_size, 0.0)
+    real("width", width, 0.0)
+
+
+def _check_pruned(pruned: Any, line_graph: LineGraph) -> None:
+    _check_graph("pruned", pruned)
+    line_id = pruned.line_id
+    last = -1 if line_id is None or not line_id.numel() else int(line_id.max())
+    if line_id is None or pruned.num_edges != line_graph.num_edges:
+        refuse("pruned", "as a multitree of line_graph", repr(pruned))
+    if last >= line_graph.num_line_edges:
+        refuse("pruned", f"of {line_graph.num_line_edges} line edges", f"line_id {last}")
+
+
 def _axes(ax: Axes | None) -> Axes:
+    if ax is not None and not hasattr(ax, "add_patch"):
+        refuse("ax", "as matplotlib axes", describe(ax), "make them with plt.subplots()")
     return _matplotlib("pyplot").gca() if ax is None else ax
 
 
@@ -211,8 +247,13 @@ def _positions(line_graph: LineGraph, pos: Positions | None) -> np.ndarray:
             raise ValueError(f"expected pos of all {n} nodes, got none for node {missing[0]}")
         pos = [pos[node] for node in range(n)]
     if isinstance(pos, Tensor):
-        pos = pos.detach().cpu().numpy()
-    pos = np.asarray(pos, dtype=float)
+        if pos.layout != torch.strided or pos.is_meta or pos.is_complex():
+            refuse("pos", f"as a dense tensor [{n}, 2]", describe(pos))
+        pos = pos.detach().cpu().double().numpy()
+    try:
+        pos = np.asarray(pos, dtype=float)
+    except (TypeError, ValueError) as error:
+        refuse("pos", f"as [{n}, 2] numbers", type(pos).__name__, str(error))
     if pos.shape != (n, 2) and not (n == 0 and pos.size == 0):
         raise ValueError(
             f"expected pos of shape [{n}, 2] (one row per node), got {list(pos.shape)}"
@@ -225,7 +266,11 @@ def _level_colors(line_graph: LineGraph, cmap: str) -> list:
     depth = max(line_graph.num_levels - 1, 1)
     # The bright end of most maps is hard to see on white.
     share = 0.92 * line_graph.level.cpu().numpy() / depth
-    return list(_matplotlib("pyplot").get_cmap(cmap)(share))
+    try:
+        colors = _matplotlib("pyplot").get_cmap(cmap)
+    except ValueError as error:
+        refuse("cmap", "as the name of a matplotlib colour map", repr(cmap), str(error))
+    return list(colors(share))
 
 
 def _bends(line_graph: LineGraph) -> np.ndarray:

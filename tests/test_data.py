@@ -10,8 +10,8 @@ from torch_geometric.transforms import AddSelfLoops
 from torch_geometric.utils import to_undirected
 
 from plstm_graph import LineGraph
-from plstm_graph.data import LINE_KEYS, STORED_KEYS, LineGraphData, line_graph_from_data
-from plstm_graph.transforms import ToLineGraph
+from plstm_graph.data import STORED_KEYS, LineGraphData, line_graph_from_data
+from plstm_graph.transforms import LineGraphCollater, ToLineGraph, redraw, to_line_graphs
 
 
 def plain_graphs() -> list[Data]:
@@ -41,6 +41,17 @@ def plain_graphs() -> list[Data]:
 @pytest.fixture
 def graphs() -> list[LineGraphData]:
     return [ToLineGraph()(data) for data in plain_graphs()]
+
+
+PARTS = ("edge_index", "line_index", "edge_id", "opposite_id", "node_rank", "level")
+
+
+def assert_same_line_graph(a: Data, b: Data) -> None:
+    a, b = LineGraph.from_data(a), LineGraph.from_data(b)
+    for name in PARTS:
+        one, two = getattr(a, name), getattr(b, name)
+        assert one is two is None or torch.equal(one, two), name
+    assert torch.equal(a.multitree().line_id, b.multitree().line_id)
 
 
 def assert_same(a: Data, b: Data) -> None:
@@ -86,81 +97,77 @@ def test_batch_of_batches(graphs):
         [Batch.from_data_list(graphs[:3]), Batch.from_data_list(graphs[3:])]
     )
     flat = Batch.from_data_list(graphs)
-    for key in ("edge_index", *LINE_KEYS):
-        assert torch.equal(batch[key], flat[key]), key
+    assert torch.equal(batch.edge_index, flat.edge_index)
+    assert_same_line_graph(batch, flat)
 
 
 def test_multitree_is_not_recomputed(graphs, monkeypatch):
     batch = Batch.from_data_list(graphs)
     monkeypatch.setattr("plstm_graph.dag.multitree._prune", None)
-    line_id = batch.multitree_mask.nonzero().view(-1)
+    line_id = (batch.dag_lines[1] == 1).nonzero().view(-1)
     assert torch.equal(LineGraph.from_data(batch).reverse().multitree().line_id, line_id)
     assert torch.equal(LineGraph.from_data(batch).multitree().line_id, line_id)
 
 
 def test_parts_read_alike_from_graphs_and_batches(graphs):
     batch = Batch.from_data_list(graphs)
-    for data in (graphs[0], batch, batch[1], batch.index_select([2, 0])[0]):
-        expected = LineGraph.from_data(data)
-        assert torch.equal(data.dag_edge_index, expected.edge_index)
-        assert torch.equal(data["level"], expected.level) and data.level.dtype == torch.int64
-        assert data.multitree_mask.dtype == torch.bool
-        assert torch.equal(data["multitree_mask"].nonzero().view(-1), expected.multitree().line_id)
-        assert torch.equal(data["node_rank"], expected.node_rank)
-        assert data.opposite_id is expected.opposite_id  # None in a directed graph
-        for key in LINE_KEYS:
-            assert key in data and hasattr(data, key)
-            assert data[key] is getattr(data, key) is data.get(key)
-        assert set(STORED_KEYS) == set(data.keys()) & {*STORED_KEYS, *LINE_KEYS}
-        assert "dag_columns=[6, " in repr(data) and "level" not in repr(data)
+    for data in (batch[0], batch.index_select([2, 0])[1]):
+        assert_same_line_graph(data, graphs[0])
+    assert "dag_columns=[6, " in repr(batch) and "level" not in repr(batch)
 
 
-def test_parts_are_read_only(graphs):
-    for data in (graphs[0], Batch.from_data_list(graphs)):
-        with pytest.raises(AttributeError, match=r"any other key than level, .*ToLineGraph"):
-            data.level = data.level + 1
-        with pytest.raises(AttributeError, match="any other key than line_index"):
-            data["line_index"] = data.line_index
-        assert_line_graph(data, data.get("batch"))
-    with pytest.raises(AttributeError, match="any other key than edge_id"):
-        LineGraphData(edge_id=torch.arange(3))
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda graphs: Batch.from_data_list([ToLineGraph()(data) for data in graphs]),
+        lambda graphs: Batch.from_data_list(to_line_graphs(graphs)),
+        lambda graphs: ToLineGraph()(Batch.from_data_list(graphs)),
+        LineGraphCollater("canonical"),
+        lambda graphs: redraw(Batch.from_data_list(graphs), 0),
+    ],
+    ids=["transform", "many", "batch", "collater", "redraw"],
+)
+def test_names_of_users_are_theirs(build):
+    """Attributes that are called as the parts of a line graph stay what they were."""
+    names = (
+        *PARTS[1:],
+        "dag_edge_index",
+        "multitree_mask",
+        "direction",
+        "line_graph",
+        "num_levels",
+    )
+    graphs = plain_graphs()
+    for i, data in enumerate(graphs):
+        for name in names:
+            data[name] = torch.full((data.num_nodes,), float(i))
+        data.num_nodes = data.x.size(0)  # PyG may take it from a name with "node"
+    batch = build(graphs)
+    for name in names:
+        expected = torch.cat([data[name] for data in graphs])
+        if "index" in name:
+            expected = expected + batch.ptr[:-1][batch.batch]  # as PyG collates them
+        assert torch.equal(batch[name], expected), name
+        for one, data in zip(batch.to_data_list(), graphs):
+            assert torch.equal(one[name], data[name]), name
+    plain = ToLineGraph()(graphs[0])
+    assert torch.equal(plain.level, graphs[0].level)
+    LineGraph.from_data(batch).validate()
 
 
 def test_opposites_in_graphs_and_batches(graphs):
     batch = Batch.from_data_list(graphs)
     for data in (*graphs, batch):
-        if data.opposite_id is None:
+        graph = LineGraph.from_data(data)
+        if graph.opposite_id is None:
             assert data.name in ("dag", "lonely", "nothing", "braid")
             continue
-        known = data.opposite_id >= 0
-        opposite = data.edge_index[:, data.opposite_id[known]]
-        assert torch.equal(opposite, data.dag_edge_index[:, known].flip(0))
+        known = graph.opposite_id >= 0
+        opposite = data.edge_index[:, graph.opposite_id[known]]
+        assert torch.equal(opposite, graph.edge_index[:, known].flip(0))
     directed = [name in ("dag", "braid") for name in batch.name]
-    of_edge = torch.tensor(directed)[batch.batch[batch.dag_edge_index[0]]]
-    assert torch.equal(batch.opposite_id < 0, of_edge)
-
-
-def test_no_line_graph_no_parts():
-    plain = plain_graphs()[0]
-    for data in (LineGraphData(**plain.to_dict()), LineGraphData()):
-        assert not any(key in data or hasattr(data, key) for key in (*LINE_KEYS, *STORED_KEYS))
-        with pytest.raises(KeyError, match="level"):
-            data["level"]
-    data = ToLineGraph()(plain)
-    del data["dag_lines"]
-    assert "level" not in data and not hasattr(data, "level")
-
-
-def test_names_of_the_parts_belong_to_the_line_graph():
-    graphs = plain_graphs()
-    for data in graphs:
-        data.level = torch.full((3,), 7)
-    data = ToLineGraph()(graphs[0])
-    assert torch.equal(data.level, LineGraph.from_data(data).level)
-    assert "level" not in data.to_dict()
-    batch = ToLineGraph()(Batch.from_data_list(graphs))
-    assert_line_graph(batch, batch.batch)
-    assert_line_graph(batch[0], None)
+    of_edge = torch.tensor(directed)[batch.batch[graph.edge_index[0]]]
+    assert torch.equal(graph.opposite_id < 0, of_edge)
 
 
 def test_increments_of_other_keys_and_follow_batch(graphs):
@@ -168,26 +175,28 @@ def test_increments_of_other_keys_and_follow_batch(graphs):
         graph.node_index = torch.arange(graph.num_nodes)
     batch = Batch.from_data_list(graphs, follow_batch=["dag_lines"], exclude_keys=["name"])
     assert torch.equal(batch.node_index, torch.arange(batch.num_nodes))
-    of_node = batch.batch[batch.dag_edge_index[0, batch.line_index[0]]]
-    assert torch.equal(batch.dag_lines_batch, of_node) and "name" not in batch
-    assert "level" not in Batch.from_data_list(graphs, exclude_keys=["dag_lines"])
+    of_line = batch.batch[LineGraph.from_data(batch).line_node]
+    assert torch.equal(batch.dag_lines_batch, of_line) and "name" not in batch
+    with pytest.raises(ValueError, match="without dag_lines"):
+        LineGraph.from_data(Batch.from_data_list(graphs, exclude_keys=["dag_lines"]))
 
 
 def test_edge_index_of_pyg(graphs):
     data = plain_graphs()[0]
     data.edge_index = EdgeIndex(data.edge_index, sparse_size=(4, 4))
     data = ToLineGraph()(data)
-    assert type(data.dag_edge_index) is torch.Tensor
-    assert torch.equal(data.line_index, graphs[0].line_index)
-    batch = Batch.from_data_list([data, data])
-    assert torch.equal(batch.dag_edge_index[:, 4:], graphs[0].dag_edge_index + 4)
+    first = LineGraph.from_data(graphs[0])
+    assert type(LineGraph.from_data(data).edge_index) is torch.Tensor
+    assert_same_line_graph(data, graphs[0])
+    batch = LineGraph.from_data(Batch.from_data_list([data, data]))
+    assert torch.equal(batch.edge_index[:, 4:], first.edge_index + 4)
 
 
 def test_first_read_in_inference_mode_serves_training(graphs):
     batch = Batch.from_data_list(graphs)
     with torch.inference_mode():
         line_graph = line_graph_from_data(batch)
-    assert not any(batch[key].is_inference() for key in LINE_KEYS)
+    assert not any(getattr(line_graph, name).is_inference() for name in PARTS)
     weight = torch.ones(line_graph.num_nodes, requires_grad=True)
     weight[line_graph.edge_index[0]].prod().backward()
 
@@ -225,7 +234,7 @@ def test_to_device_builds_anew(graphs):
     first = line_graph_from_data(batch)
     clone = batch.clone().apply(lambda t: t.clone(), *STORED_KEYS)
     assert line_graph_from_data(clone) is not first
-    assert torch.equal(clone.line_index, first.line_index)
+    assert_same_line_graph(clone, batch)
     meta = batch.to("meta")
     assert {meta[key].device.type for key in STORED_KEYS} == {"meta"}
 
@@ -252,7 +261,7 @@ def test_saves_and_loads(graphs, tmp_path):
         again = torch.load(tmp_path / "data.pt", weights_only=False)
         assert_same(again, data)
         assert line_graph_from_data(again) is not first
-        assert torch.equal(again.line_index, first.line_index)
+        assert_same_line_graph(again, data)
 
 
 def test_in_memory_dataset(graphs, tmp_path):
@@ -266,7 +275,7 @@ def test_in_memory_dataset(graphs, tmp_path):
 
     stored = Stored()
     for i, graph in enumerate(graphs):
-        assert torch.equal(stored[i].line_index, graph.line_index)
+        assert_same_line_graph(stored[i], graph)
         assert_line_graph(stored[i], None)
     assert_line_graph(
         next(iter(DataLoader(stored, batch_size=4))), Batch.from_data_list(graphs).batch
@@ -275,9 +284,9 @@ def test_in_memory_dataset(graphs, tmp_path):
 
 def test_line_graph_is_neither_node_nor_edge_attribute(graphs):
     for graph in graphs:
-        assert not set(graph.node_attrs()) & {*STORED_KEYS, *LINE_KEYS}
-        assert not set(graph.edge_attrs()) & {*STORED_KEYS, *LINE_KEYS}
-    assert "x" in graphs[-1].node_attrs() and "edge_attr" in graphs[-1].edge_attrs()
+        for key in STORED_KEYS:
+            assert not graph.is_node_attr(key) and not graph.is_edge_attr(key)
+    assert graphs[-1].is_node_attr("x") and graphs[-1].is_edge_attr("edge_attr")
 
 
 def test_constructor_takes_what_data_takes():

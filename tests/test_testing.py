@@ -118,7 +118,7 @@ def test_what_the_helper_finds(orientation):
     data = graph_of(nx.cycle_graph(6), "distinct")
     with pytest.raises(AssertionError, match=r"got a difference of 0\.\d+"):
         check_equivariance(layer("P", orientation=orientation), data)
-    with pytest.raises(ValueError, match="level as one of node"):
+    with pytest.raises(ValueError, match="level to be one of 'node'"):
         check_equivariance(layer("P"), data, level="edge")
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from plstm_graph.checks import FLOATS, describe, integer, refuse
 from plstm_graph.dag.levels import find_cycle, longest_path_levels
 
 if TYPE_CHECKING:
     from plstm_graph.dag.line_graph import LineGraph
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def index_tensor(name: str, value: Any, rows: int | None) -> Tensor:
@@ -22,6 +26,8 @@ def index_tensor(name: str, value: Any, rows: int | None) -> Tensor:
             f"expected {name} as an int64 tensor of shape {shape}, got {type(value).__name__}; "
             f"convert it with torch.as_tensor"
         )
+    if value.layout != torch.strided:
+        refuse(name, "as a dense int64 tensor", describe(value), "call .to_dense()")
     if value.dtype != torch.int64:
         raise ValueError(f"expected {name} of dtype torch.int64, got {value.dtype}; call .long()")
     good = value.dim() == 1 if rows is None else value.dim() == 2 and value.size(0) == rows
@@ -31,6 +37,9 @@ def index_tensor(name: str, value: Any, rows: int | None) -> Tensor:
 
 
 def check_range(name: str, value: Tensor, size: int, what: str) -> None:
+    integer(f"num_{what}", size)
+    if value.is_meta:
+        refuse(name, "with values", "a tensor on the meta device")
     if value.numel() and (int(value.min()) < 0 or int(value.max()) >= size):
         raise ValueError(
             f"expected {name} between 0 and {size - 1} ({size} {what}), "
@@ -52,8 +61,33 @@ def check_batch(name: str, batch: Tensor, edge_index: Tensor, num_nodes: int) ->
     if batch.numel() and int(batch.min()) < 0:
         raise ValueError(f"expected {name} >= 0, got {int(batch.min())}")
     src, dst = edge_index
-    if not bool((batch[src] == batch[dst]).all()):
-        raise ValueError(f"expected edges inside one graph, got an edge between two of {name}")
+    between = batch[src] != batch[dst]
+    if bool(between.any()):
+        column = int(between.nonzero()[0])
+        u, v = edge_index[:, column].tolist()
+        raise ValueError(
+            f"expected edges inside one graph, got an edge between two of {name}: column {column} "
+            f"of edge_index joins node {u} of graph {int(batch[u])} and node {v} of graph "
+            f"{int(batch[v])}; renumber the nodes of each graph by those of the graphs before it"
+        )
+
+
+def located(
+    nodes: Sequence[int], batch: np.ndarray | None, columns: np.ndarray | None = None
+) -> tuple[list[int], str]:
+    """Nodes of one graph of a batch, numbered inside their graph, and which graph that is.
+
+    Args:
+        nodes: their numbers in the batch.
+        batch: [N] graph of each node; without it the input is one graph.
+        columns: [M] a node of each column; then ``nodes`` are numbers of columns.
+    """
+    if batch is None or not len(nodes):
+        return [int(node) for node in nodes], ""
+    of = batch if columns is None else batch[columns]
+    graph = of[nodes[0]]
+    members = np.flatnonzero(of == graph)
+    return np.searchsorted(members, nodes).tolist(), f" of graph {graph}"
 
 
 def feature_keys(name: str, value: Tensor | None, rows: int) -> list[np.ndarray]:
@@ -69,6 +103,10 @@ def feature_keys(name: str, value: Tensor | None, rows: int) -> list[np.ndarray]
     if not isinstance(value, Tensor) or value.dim() < 1 or value.size(0) != rows:
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"expected {name} as a tensor [{rows}, *], got {got}")
+    real = value.dtype in (*FLOATS, torch.bool) or value.dtype in INTEGERS
+    if not real or value.is_meta:
+        got = "a meta tensor" if value.is_meta else describe(value)
+        refuse(name, f"as a tensor [{rows}, *] of real numbers", got)
     value = value.detach().cpu()
     value = value if value.layout == torch.strided else value.to_dense()
     value = value.flatten(1) if value.dim() > 2 else value
@@ -90,6 +128,7 @@ def _num_columns(graph: LineGraph) -> int:
 def check_line_graph(graph: LineGraph) -> None:
     """Raise ``ValueError`` naming the first invariant of ``graph`` that does not hold."""
     n, e = graph.num_nodes, graph.num_edges
+    integer("num_nodes", n)
     if n < 0:
         raise ValueError(f"expected num_nodes >= 0, got {n}")
     index_tensor("edge_index", graph.edge_index, 2)

@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from plstm_graph.checks import choice, integer, refuse
 from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.levels import line_index_of
 from plstm_graph.dag.line_graph import LineGraph
@@ -45,23 +46,23 @@ def grid_line_graph(
         ValueError: on no axis, an axis of size 0, wrong directions, or unknown turns.
     """
     if not shape:
-        raise ValueError("expected the size of at least one axis, got none")
+        raise ValueError("expected shape with at least one axis, got none")
     for axis, size in enumerate(shape):
-        if not isinstance(size, (int, np.integer)) or size < 1:
-            raise ValueError(f"expected axis {axis} of size 1 or more (an int), got {size!r}")
+        integer(f"shape with axis {axis}", size, 1)
     if directions is None:
         directions = (1,) * len(shape)
-    directions = tuple(directions)
-    if len(directions) != len(shape):
-        raise ValueError(
-            f"expected {len(shape)} directions (one per axis), got {len(directions)}: {directions}"
-        )
-    if any(d not in (1, -1) for d in directions):
-        raise ValueError(f"expected each of directions to be +1 or -1, got {directions}")
-    if turns not in ("all", "diffusive"):
-        raise ValueError(f"expected turns as one of all, diffusive, got {turns!r}")
+    if not isinstance(directions, Sequence) or len(directions) != len(shape):
+        refuse("directions", f"as {len(shape)} numbers (one per axis)", repr(directions))
+    if any(isinstance(d, bool) or d not in (1, -1) for d in directions):
+        refuse("directions", "as numbers +1 or -1", repr(directions))
+    choice("turns", turns, ("all", "diffusive"))
+    try:
+        device = str(torch.device(device))
+    except (RuntimeError, TypeError):
+        refuse("device", "as a torch.device or the name of one", repr(device))
     shape = tuple(int(size) for size in shape)
-    return _grid(shape, tuple(int(d) for d in directions), turns, str(torch.device(device)))
+    with torch.inference_mode(False):  # the result is kept, and must serve in training, too
+        return _grid(shape, tuple(int(d) for d in directions), turns, device)
 
 
 @lru_cache(maxsize=128)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
+from plstm_graph.checks import instance, text
+
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
@@ -56,6 +58,9 @@ def from_mol(mol: Mol, smiles: str | None = None) -> Data:
         however the atoms are numbered. ``ToLineGraph(orientation="canonical")`` uses them.
     """
     chem, features = _chem()
+    instance("mol", mol, chem.Mol, "an rdkit.Chem.Mol", "from_smiles reads SMILES")
+    if smiles is not None:
+        text("smiles", smiles)
     atoms = [features.atom_to_feature_vector(atom) for atom in mol.GetAtoms()]
     bonds = list(mol.GetBonds())
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]

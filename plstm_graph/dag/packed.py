@@ -79,11 +79,14 @@ def unpack(edge_index: Tensor, num_nodes: int, columns: Tensor, lines: Tensor) -
     Any column that was added, dropped, moved or joined to other nodes is noticed. Nodes may have
     been renumbered as long as that leaves all dst - src and the line graph as they were.
     """
-    if columns.size(1) != edge_index.size(1):
-        return None
+    sizes = (6, edge_index.size(1)), (2, lines.size(-1) if isinstance(lines, Tensor) else 0)
+    for stored, size in zip((columns, lines), sizes):
+        if not isinstance(stored, Tensor) or stored.dtype != torch.int32 or stored.shape != size:
+            return None
     src, dst = edge_index
     same = ((dst - src).to(columns.dtype) == columns[2]).all()
-    same = same & (edge_index < num_nodes).all() & (columns[1].sum() == lines.size(1))
+    same = same & ((edge_index >= 0) & (edge_index < num_nodes)).all()
+    same = same & (columns[1].sum() == lines.size(1)) & (columns[1] >= 0).all()
     if not same:
         return None
     edge_id = (columns[0] >= 0).nonzero().view(-1)
@@ -92,9 +95,17 @@ def unpack(edge_index: Tensor, num_nodes: int, columns: Tensor, lines: Tensor) -
     edges = torch.arange(edge_id.numel(), device=edge_id.device)
     e_in = edges.repeat_interleave(leaving, output_size=lines.size(1))
     e_out = e_in + lines[0]
-    if not _is_line_graph(dag, num_nodes, leaving, e_in, e_out):
+    back = edge_id + opposite  # the column itself in a directed graph
+    last = max(edges.numel() - 1, 0), max(columns.size(1) - 1, 0)
+    inside = (e_out == e_out.clamp(0, last[0])).all() & (back == back.clamp(0, last[1])).all()
+    if not inside or not _is_line_graph(dag, num_nodes, leaving, e_in, e_out):
         return None
-    opposite_id = torch.where(opposite == 0, -1, edge_id + opposite) if opposite.any() else None
+    opposite_id = None
+    if opposite.any():
+        turned = edge_index.index_select(1, back) == dag.flip(0)
+        if not (turned.all(0) | (opposite == 0)).all():
+            return None
+        opposite_id = torch.where(opposite == 0, -1, back)
     node_rank = torch.zeros(num_nodes, dtype=torch.int64, device=edge_id.device)
     node_rank[dag] = torch.stack(ranks).long()
     line_index = torch.stack([e_in, e_out])

@@ -7,12 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.nn import BatchNorm
+from torch_geometric.nn.aggr import SumAggregation
 from torch_geometric.nn.conv import GINConv, GINEConv
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 from torch_geometric.typing import Adj, OptTensor
 
+from plstm_graph.checks import refuse, resolve
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.nn.checks import (
+    check_batch_vector,
+    check_edge_attr,
+    check_heads,
+    check_named,
+    check_options,
+    check_x,
+)
 from plstm_graph.nn.conv import PLSTMConv
+from plstm_graph.nn.graphs import plain_edge_index
+from plstm_graph.nn.norm import widened
 
 #: A local branch: a name, a factory (channels, edge_dim) -> module, or a module.
 Local = str | Callable[[int, int | None], torch.nn.Module] | torch.nn.Module | None
@@ -26,10 +38,13 @@ class Norm(torch.nn.Module):
             nothing; other names are those of :mod:`torch_geometric.nn.norm`, e.g.
             ``"batch_norm"`` or ``"graph_norm"``.
         channels: width of the input.
+        option: the name of the caller's option, for errors.
     """
 
-    def __init__(self, norm: str | None, channels: int) -> None:
+    def __init__(self, norm: str | None, channels: int, option: str = "norm") -> None:
         super().__init__()
+        if norm is not None and not isinstance(norm, str):
+            refuse(option, "as the name of a normalisation, or None", norm)
         name = (norm or "").lower().replace("_", "")
         if not name:
             self.module = torch.nn.Identity()
@@ -40,7 +55,7 @@ class Norm(torch.nn.Module):
         elif name == "batchnorm":  # a batch of one node, which has no variance, is no error
             self.module = BatchNorm(channels, allow_single_element=True)
         else:
-            self.module = normalization_resolver(norm, channels)
+            self.module = resolve(option, normalization_resolver, norm, channels)
         self.with_batch = "batch" in inspect.signature(self.module.forward).parameters
 
     def reset_parameters(self) -> None:
@@ -56,7 +71,10 @@ def make_local(local: Local, channels: int, edge_dim: int | None, act: str) -> A
     if local is None or isinstance(local, torch.nn.Module):
         return local
     if callable(local):
-        return local(channels, edge_dim)
+        module = local(channels, edge_dim)
+        if not isinstance(module, torch.nn.Module):
+            refuse("local", "as a function that returns a module", module)
+        return module
     if local != "gin":
         raise ValueError(
             f"expected local to be 'gin', a module, a function (channels, edge_dim) -> module or "
@@ -67,7 +85,16 @@ def make_local(local: Local, channels: int, edge_dim: int | None, act: str) -> A
         activation_resolver(act),
         torch.nn.Linear(channels, channels),
     )
-    return GINConv(mlp) if edge_dim is None else GINEConv(mlp, edge_dim=edge_dim)
+    if edge_dim is None:
+        return GINConv(mlp, aggr=WideSum())
+    return GINEConv(mlp, edge_dim=edge_dim, aggr=WideSum())
+
+
+class WideSum(SumAggregation):
+    """The sum, of halves in float32: at a hub it would stop growing."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return super().forward(widened(x), *args, **kwargs).to(x.dtype)
 
 
 class PLSTMBlock(torch.nn.Module):
@@ -128,14 +155,18 @@ class PLSTMBlock(torch.nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        check_heads("channels", channels, heads)
+        check_options(edge_dim=edge_dim, ffn_ratio=ffn_ratio, zero_init=zero_init, dropout=dropout)
+        check_named("act", act, torch.nn.Module)
+        activation = resolve("act", activation_resolver, act)
         self.zero_init = zero_init
         self.norm = Norm(norm, channels)
         self.conv = PLSTMConv(channels, channels, heads, edge_dim=edge_dim, **kwargs)
         self.local = make_local(local, channels, edge_dim, act)
         names = () if self.local is None else inspect.signature(self.local.forward).parameters
         self.local_edge_attr = edge_dim is not None and "edge_attr" in names
-        self.post_norm = None if post_norm is None else Norm(post_norm, channels)
-        self.act = activation_resolver(act)
+        self.post_norm = None if post_norm is None else Norm(post_norm, channels, "post_norm")
+        self.act = activation
         self.dropout = torch.nn.Dropout(dropout)
         self.ffn_norm, self.ffn = None, None
         hidden = round(channels * ffn_ratio)
@@ -177,6 +208,14 @@ class PLSTMBlock(torch.nn.Module):
         line_graph: LineGraph | None = None,
     ) -> Tensor:
         """Run the block. The arguments are those of :class:`PLSTMConv`."""
+        weight = self.conv.lin_out.weight
+        check_x(x, self.conv.in_channels, weight)
+        check_batch_vector(batch, x)
+        if self.local is not None:
+            if edge_index is None:
+                refuse("edge_index", "with a local branch", edge_index, "pass it, or local=None")
+            columns = plain_edge_index(edge_index, None, False)[0].size(1)
+            check_edge_attr(edge_attr, self.conv.edge_dim, columns, x, None)
         y = self.norm(x, batch)
         h = self.conv(y, edge_index, edge_attr, batch, line_graph)
         if self.local is not None:

@@ -8,14 +8,15 @@ from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
 
+from plstm_graph.checks import flag, refuse
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.checks import (
+    check_batch_vector,
     check_edge_attr,
+    check_heads,
     check_options,
     check_x,
-    directed,
-    resolve_graph,
 )
 from plstm_graph.nn.gates import (
     Gates,
@@ -24,7 +25,8 @@ from plstm_graph.nn.gates import (
     mask_states,
     normalize_transition,
 )
-from plstm_graph.nn.norm import HeadRMSNorm, log_rms, mean_square, unit_length
+from plstm_graph.nn.graphs import directed, lasting, resolve_graph
+from plstm_graph.nn.norm import HeadRMSNorm, log_rms, mean_square, unit_length, widened
 from plstm_graph.nn.projection import Projection
 from plstm_graph.ops import dag_scan, plstm
 
@@ -129,19 +131,28 @@ class PLSTMConv(MessagePassing):
         backend: str = "auto",
         **kwargs: Any,
     ) -> None:
-        aggr = kwargs.setdefault("aggr", "add")
         check_options(
+            in_channels=in_channels,
             mode=mode,
+            edge_dim=edge_dim,
             normalization=normalization,
             transition_node=transition_node,
-            init=init,
             direction=direction,
-            aggr=aggr,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            heads=heads,
-            edge_dim=edge_dim,
+            direction_offset=direction_offset,
+            orientation=orientation,
+            bias=bias,
+            qk_norm=qk_norm,
+            head_norm=head_norm,
+            log_norm=log_norm,
+            scale=scale,
+            init=init,
+            form=form,
+            backend=backend,
+            aggr=kwargs.setdefault("aggr", "add"),
         )
+        check_heads("out_channels", out_channels, heads)
+        if "node_dim" in kwargs:
+            refuse("node_dim", "to be left out: it is 0 in this layer", kwargs["node_dim"])
         super().__init__(node_dim=0, **kwargs)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -237,8 +248,10 @@ class PLSTMConv(MessagePassing):
             return_gates: also return the gates. Default ``False``.
         """
         proj, H = self.projection, self.heads
-        dtype = None if proj.lazy else self.lin_out.weight.dtype
-        check_x(x, proj.lin_node.in_channels, dtype)
+        weight = None if proj.lazy else self.lin_out.weight
+        check_x(x, proj.lin_node.in_channels, weight)
+        check_batch_vector(batch, x)
+        flag("return_gates", return_gates)
         reverse_flow = self.flow == "target_to_source"
         line_graph, edge_index, edge_attr = resolve_graph(
             x,
@@ -251,27 +264,32 @@ class PLSTMConv(MessagePassing):
             reverse_flow=reverse_flow,
         )
         columns = num_columns(line_graph) if edge_index is None else edge_index.size(1)
-        edge_attr = check_edge_attr(edge_attr, proj.edge_dim, columns, x, dtype)
+        edge_attr = check_edge_attr(edge_attr, proj.edge_dim, columns, x, weight)
         if proj.lazy:
             proj.materialize(x, edge_attr)
-        line_graph = directed(line_graph, self.direction)
-        if self.mode == "D":
-            line_graph = line_graph.multitree()
-        if reverse_flow:
-            line_graph = line_graph.reverse()
-        # PyG turns the edges of the other flow round itself.
-        dag = line_graph.reverse() if reverse_flow else line_graph
+        with lasting():
+            line_graph = directed(line_graph, self.direction)
+            if self.mode == "D":
+                line_graph = line_graph.multitree()
+            if reverse_flow:
+                line_graph = line_graph.reverse()
+            # PyG turns the edges of the other flow round itself.
+            dag = line_graph.reverse() if reverse_flow else line_graph
+            direction = line_graph.direction
         size = (x.size(0), x.size(0))
 
         query, key, value, direct, at_source, at_target, edge = proj(
             x, edge_attr, line_graph.edge_id
         )
+        dtype = query.dtype
         if self.direction_offset is not None:
-            against = (1 - line_graph.direction).to(query.dtype).unsqueeze(-1)
-            offset = against * self.direction_offset.to(query.dtype)
+            against = (1 - direction).to(dtype).unsqueeze(-1)
+            offset = against * self.direction_offset.to(dtype)
             edge = offset if edge is None else edge + offset
-        direct = direct.sigmoid()
-        query, key, value = (part.unflatten(-1, (H, -1)) for part in (query, key, value))
+        # Products of halves leave their range and small gates theirs, so gates and heads are
+        # float32 up to the output projection.
+        direct = widened(direct).sigmoid()
+        query, key, value = (widened(part).unflatten(-1, (H, -1)) for part in (query, key, value))
         if self.qk_norm:
             query, key = unit_length(query), unit_length(key)
         source, transition, mark = self.edge_updater(
@@ -286,37 +304,29 @@ class PLSTMConv(MessagePassing):
             mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
             source, transition = mask_states(source, transition, mask, line_graph, columns)
 
-        if self._watched():
-            src = line_graph.edge_index[0]
-            outer = (key.unsqueeze(-1) * value.unsqueeze(-2)).flatten(2)  # [N, H, K * V]
-            state = source.unsqueeze(-1) * outer.index_select(0, src)
-            state = dag_scan(state, transition, line_graph, backend=self.backend)
-            # propagate_type: (query: Tensor, state: Tensor, mark: Tensor)
-            out = self.propagate(
-                dag.edge_index, query=query * self.scale, state=state, mark=mark, size=size
-            )
-            dot = (query * key).sum(-1) * direct * self.scale
-            out = out + dot.unsqueeze(-1) * value
-        else:
-            out = plstm(
-                query,
-                key,
-                value,
-                source,
-                transition,
-                mark,
-                direct,
-                line_graph,
-                scale=self.scale,
-                form=self.form,
-                backend=self.backend,
-            )
-        square = mean_square(out) if self.log_norm else None
-        size_of = log_rms(out, square) if self.log_norm else None
-        if self.norm is not None:
-            out = self.norm(out, square)
-        out = out.flatten(1)
-        out = self.lin_out(out if size_of is None else torch.cat([out, size_of], -1))
+        with torch.autocast(x.device.type, enabled=False):
+            if self._watched():
+                src = line_graph.edge_index[0]
+                outer = (key.unsqueeze(-1) * value.unsqueeze(-2)).flatten(2)  # [N, H, K * V]
+                state = source.unsqueeze(-1) * outer.index_select(0, src)
+                state = dag_scan(state, transition, line_graph, backend=self.backend)
+                # propagate_type: (query: Tensor, state: Tensor, mark: Tensor)
+                out = self.propagate(
+                    dag.edge_index, query=query * self.scale, state=state, mark=mark, size=size
+                )
+                dot = (query * key).sum(-1) * direct * self.scale
+                out = out + dot.unsqueeze(-1) * value
+            else:
+                gates = (source, transition, mark, direct, line_graph)
+                options = {"scale": self.scale, "form": self.form, "backend": self.backend}
+                out = plstm(query, key, value, *gates, **options)
+            square = mean_square(out) if self.log_norm else None
+            size_of = log_rms(out, square) if self.log_norm else None
+            if self.norm is not None:
+                out = self.norm(out, square)
+            out = out.flatten(1)
+            out = (out if size_of is None else torch.cat([out, size_of], -1)).to(dtype)
+        out = self.lin_out(out)
         if return_gates:
             return out, Gates(source, transition, mark, direct, line_graph)
         return out
@@ -328,7 +338,8 @@ class PLSTMConv(MessagePassing):
         source, mark, t_in, t_out = edge_logits(
             at_source_j, at_target_i, edge, self.transition_node
         )
-        transition = line_logits(t_in, t_out, line_index)
+        source, mark = widened(source), widened(mark)
+        transition = widened(line_logits(t_in, t_out, line_index))
         if self.mode == "P":
             group = line_index[0] if self.normalization == "source" else line_index[1]
             transition = normalize_transition(transition, group, source.size(0))

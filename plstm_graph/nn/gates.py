@@ -24,6 +24,7 @@ from torch import Tensor
 from torch_geometric.utils import scatter
 
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.nn.norm import widened
 
 
 class Gates(NamedTuple):
@@ -50,10 +51,11 @@ def normalize_transition(t: Tensor, index: Tensor, size: int, alpha: float = 0.5
         alpha: keeps the sum below one. Default 0.5.
 
     Returns:
-        [L, H].
+        [L, H], float32 for halves.
     """
-    total = scatter(t.abs(), index, dim=0, dim_size=size, reduce="sum")
-    return t / (total + alpha).index_select(0, index)
+    wide = widened(t)  # the sum at a hub leaves the range of halves
+    total = scatter(wide.abs(), index, dim=0, dim_size=size, reduce="sum")
+    return wide / (total + alpha).index_select(0, index)
 
 
 def edge_logits(

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from plstm_graph.checks import choice, integer, refuse
+from plstm_graph.nn.checks import check_features, check_heads, check_options
 from plstm_graph.nn.grid_gates import ANGLES, GridGates, GridTables, all_directions, grid_tables
-from plstm_graph.nn.norm import HeadRMSNorm
+from plstm_graph.nn.norm import HeadRMSNorm, widened
 from plstm_graph.ops import gating_matrix, gating_pays, plstm
+from plstm_graph.ops.checks import form_names
 
 CONVS = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
 
@@ -78,18 +81,21 @@ class PLSTMGrid(torch.nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if ndim < 1:
-            raise ValueError(f"expected ndim of 1 or more, got {ndim}")
-        if heads < 1 or channels < heads or channels % heads:
-            raise ValueError(f"expected channels divisible by {heads} heads, got {channels}")
-        if mode not in ("P", "D"):
-            raise ValueError(f"expected mode 'P' or 'D', got {mode!r}")
-        if angle not in ANGLES or (angle == "published" and ndim != 2):
-            raise ValueError(
-                f"expected angle 'softmax', or 'published' with ndim=2, got {angle!r} with "
-                f"ndim={ndim}"
-            )
-        if conv < 0 or (conv and conv % 2 == 0) or (conv and ndim > 3):
+        check_heads("channels", channels, heads)
+        check_options(
+            ndim=ndim,
+            mode=mode,
+            causal=causal,
+            passthrough=passthrough,
+            gate_weights=gate_weights,
+            gate_std=gate_std,
+            bias=bias,
+            backend=backend,
+        )
+        choice("form", form, (*form_names(), "gating"))
+        if choice("angle", angle, ANGLES) == "published" and ndim != 2:
+            refuse("angle", "'published' with ndim=2", f"ndim={ndim}", "use angle='softmax'")
+        if integer("conv", conv, 0) and (conv % 2 == 0 or ndim > 3):
             raise ValueError(
                 f"expected conv as 0 or an odd kernel size, for at most 3 axes, got {conv} with "
                 f"ndim={ndim}"
@@ -123,12 +129,7 @@ class PLSTMGrid(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer on x [B, *shape, C]."""
-        if x.dim() != self.ndim + 2 or x.size(-1) != self.channels:
-            axes = ", ".join(f"axis {i}" for i in range(self.ndim))
-            raise ValueError(
-                f"expected x of shape [B, {axes}, {self.channels}], got {list(x.shape)}"
-            )
-        shape = tuple(x.shape[1:-1])
+        shape = self._check_x(x)
         tables = grid_tables(shape, self.directions, self.mode, str(x.device))
         inner = self._inner(x).flatten(1, -2)
         if not len(x):  # the operators want a head
@@ -136,17 +137,30 @@ class PLSTMGrid(torch.nn.Module):
         value = self.lin_value(x).flatten(1, -2)
         query, key = self.lin_query_key(inner).chunk(2, -1)
         gates = self.gates(inner, tables)
-        query, key, value = (y.unflatten(-1, (self.heads, -1)) for y in (query, key, value))
-        h = self.norm(self._propagate(query, key, value, gates, tables)).flatten(2)
+        dtype = value.dtype
+        # Products of halves leave their range, so heads are float32 up to the output projection.
+        query, key, value = (
+            widened(y).unflatten(-1, (self.heads, -1)) for y in (query, key, value)
+        )
+        with torch.autocast(x.device.type, enabled=False):
+            h = self.norm(self._propagate(query, key, value, gates, tables)).flatten(2).to(dtype)
         if self.passthrough is not None:
             h = h + self.passthrough * inner
         return self.lin_out(h).view(x.shape)
 
     def gating(self, x: Tensor) -> Tensor:
         """The gating matrices of x [B, *shape, C], all orientations summed: [B, H, N, N]."""
-        tables = grid_tables(tuple(x.shape[1:-1]), self.directions, self.mode, str(x.device))
+        tables = grid_tables(self._check_x(x), self.directions, self.mode, str(x.device))
         gates = self.gates(self._inner(x).flatten(1, -2), tables)
         return self._gating(gates, tables).unflatten(0, (x.size(0), self.heads))
+
+    def _check_x(self, x: Tensor) -> tuple[int, ...]:
+        axes = (f"axis {i}" for i in range(self.ndim))
+        check_features("x", x, "B", *axes, self.channels, weight=self.lin_out.weight)
+        for axis, size in enumerate(x.shape[1:-1]):
+            if size < 1:
+                refuse("x", f"with axis {axis} of size 1 or more", f"{list(x.shape)}")
+        return tuple(x.shape[1:-1])
 
     def _inner(self, x: Tensor) -> Tensor:
         """x', what queries, keys and gates are made of."""
@@ -178,7 +192,7 @@ class PLSTMGrid(torch.nn.Module):
         if form == "gating":
             gating = self._gating(gates, tables)
             q, k, v = (y.transpose(1, 2).flatten(0, 1) for y in (query * scale, key, value))
-            h = (torch.bmm(q, k.mT) * gating).to(v.dtype) @ v
+            h = (torch.bmm(q, k.mT) * gating) @ v
             return h.unflatten(0, (query.size(0), -1)).transpose(1, 2)
 
         def view(y: Tensor) -> Tensor:
@@ -211,8 +225,14 @@ def _check_directions(
 ) -> tuple[tuple[int, ...], ...]:
     if directions is None:
         return all_directions(ndim)
-    checked = tuple(tuple(d) for d in directions)
-    if not checked or any(len(d) != ndim or set(d) - {1, -1} for d in checked):
+    try:
+        checked = tuple(tuple(d) for d in directions)
+        signs = [s for d in checked for s in d]
+        bad = not checked or any(len(d) != ndim for d in checked)
+        bad |= any(isinstance(s, bool) or s not in (1, -1) for s in signs)
+    except TypeError:
+        bad = True
+    if bad:
         raise ValueError(
             f"expected directions as tuples of {ndim} numbers +1 or -1 (one per axis), got "
             f"{directions!r}"

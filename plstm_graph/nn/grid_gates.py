@@ -33,6 +33,8 @@ from torch import Tensor
 
 from plstm_graph.dag.grid import grid_line_graph
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.nn.graphs import lasting
+from plstm_graph.nn.norm import widened
 
 ANGLES = ("softmax", "published")
 
@@ -53,7 +55,6 @@ class GridTables(NamedTuple):
     transition: Tensor
 
 
-@lru_cache(maxsize=64)
 def grid_tables(
     shape: tuple[int, ...], directions: tuple[tuple[int, ...], ...], mode: str, device: str
 ) -> GridTables:
@@ -65,6 +66,14 @@ def grid_tables(
         mode: ``"P"`` or ``"D"``.
         device: where the tensors are.
     """
+    with lasting():
+        return _tables(shape, directions, mode, device)
+
+
+@lru_cache(maxsize=64)
+def _tables(
+    shape: tuple[int, ...], directions: tuple[tuple[int, ...], ...], mode: str, device: str
+) -> GridTables:
     n = len(shape)
     turns = "all" if mode == "P" else "diffusive"
     line_graph = grid_line_graph(*shape, turns=turns, device=device)
@@ -157,6 +166,7 @@ class GridGates(torch.nn.Module):
             logits = self.bias.expand(batch, nodes, -1)
         else:
             logits = torch.nn.functional.linear(x, self.weight, self.bias)
+        logits = widened(logits)  # small gates are below the range of halves
         direct = logits[..., -self.heads :].sigmoid().transpose(0, 1)
         kinds, o, h = sum(self.kinds.values()), self.orientations, self.heads
         logits = logits[..., : -self.heads].view(batch, nodes, kinds, o, h)

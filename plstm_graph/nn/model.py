@@ -1,6 +1,7 @@
 """The pLSTM graph model."""
 
 import math
+from types import NoneType
 from typing import Any
 
 import torch
@@ -10,9 +11,23 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.resolver import activation_resolver, aggregation_resolver
 from torch_geometric.typing import Adj, OptTensor
 
+from plstm_graph.checks import choice, instance, integer, resolve, text
+from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.block import Local, Norm, PLSTMBlock
-from plstm_graph.nn.checks import resolve_graph
+from plstm_graph.nn.checks import (
+    check_batch_vector,
+    check_edge_attr,
+    check_heads,
+    check_modes,
+    check_named,
+    check_options,
+    check_rows,
+    check_x,
+)
+from plstm_graph.nn.graphs import resolve_graph
+from plstm_graph.nn.norm import widened
+from plstm_graph.nn.projection import LazyLinear
 
 DEGREES = ("undirected", "dag")
 
@@ -30,28 +45,28 @@ class SinusoidalDegree(torch.nn.Module):
             and those that leave it, half of the channels each.
 
     Shapes:
-        - **output:** [N, channels]
+        - **output:** [N, channels], float32 or float64: halves cannot count
     """
 
     def __init__(self, channels: int, kind: str = "undirected") -> None:
         super().__init__()
-        if kind not in DEGREES:
-            raise ValueError(f"expected degree_encoding to be one of {DEGREES}, got {kind!r}")
-        self.channels, self.kind = channels, kind
-        count = math.ceil(channels / (2 if kind == "undirected" else 4))
-        omega = 10000.0 ** (-torch.arange(count, dtype=torch.float) / count)
-        self.register_buffer("omega", omega, persistent=False)
+        choice("degree_encoding", kind, DEGREES)
+        self.channels, self.kind = integer("channels", channels, 1), kind
 
-    def forward(self, line_graph: LineGraph) -> Tensor:
+    def forward(self, line_graph: LineGraph, dtype: torch.dtype = torch.float) -> Tensor:
+        """Encode in ``dtype``, at least float32."""
         src, dst = line_graph.edge_index
         # Of a two-way graph the edges along the order, each of which stands for both directions.
-        along = line_graph.direction.to(self.omega.dtype)
+        along = line_graph.direction.to(torch.promote_types(dtype, torch.float))
         d_in, d_out = (
             along.new_zeros(line_graph.num_nodes).scatter_add_(0, ends, along)
             for ends in (dst, src)
         )
         degrees = [d_in + d_out] if self.kind == "undirected" else [d_in, d_out]
-        angles = [d.unsqueeze(-1) * self.omega for d in degrees]
+        count = math.ceil(self.channels / (2 * len(degrees)))
+        steps = torch.arange(count, dtype=torch.float, device=along.device)
+        omega = (10000.0 ** (-steps / count)).to(along.dtype)
+        angles = [d.unsqueeze(-1) * omega for d in degrees]
         parts = [part for angle in angles for part in (angle.sin(), angle.cos())]
         return torch.cat(parts, -1)[:, : self.channels]
 
@@ -62,6 +77,7 @@ LETTERS = {"a": "auto", "t": "two_way", "f": "forward", "r": "reverse"}
 
 def layer_directions(directions: str, modes: str, num_layers: int) -> list[str]:
     """The direction of each layer, see :class:`PLSTM`."""
+    text("directions", directions)
     if directions == "alternate":
         pattern = "f" * len(modes) + "r" * len(modes)
     else:
@@ -153,8 +169,19 @@ class PLSTM(torch.nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        if not modes or set(modes) - {"P", "D"}:
-            raise ValueError(f"expected modes as a pattern of 'P' and 'D', got {modes!r}")
+        check_heads("hidden_channels", hidden_channels, heads)
+        check_options(
+            in_channels=in_channels if node_encoder is None else 1,
+            num_layers=num_layers,
+            out_channels=out_channels,
+            edge_dim=edge_dim if edge_encoder is None else None,
+            dropout=dropout,
+            head_layers=head_layers,
+            orientation=orientation,
+        )
+        check_modes(modes)
+        for name, module in (("node_encoder", node_encoder), ("edge_encoder", edge_encoder)):
+            instance(name, module, (torch.nn.Module, NoneType), "a module or None")
         if isinstance(local, torch.nn.Module) and num_layers > 1:
             raise ValueError(
                 "expected local as a name or a function (channels, edge_dim) -> module, got one "
@@ -163,9 +190,9 @@ class PLSTM(torch.nn.Module):
         C = hidden_channels
         self.in_channels, self.hidden_channels, self.out_channels = in_channels, C, out_channels
         self.modes, self.directions, self.orientation = modes, directions, orientation
-        self.node_encoder = Linear(in_channels, C) if node_encoder is None else node_encoder
+        self.node_encoder = LazyLinear(in_channels, C) if node_encoder is None else node_encoder
         if edge_encoder is None and edge_dim is not None:
-            edge_encoder = Linear(edge_dim, C)
+            edge_encoder = LazyLinear(edge_dim, C)
         self.edge_encoder = edge_encoder
         self.degree = None if degree_encoding is None else SinusoidalDegree(C, degree_encoding)
         self.blocks = torch.nn.ModuleList(
@@ -187,7 +214,10 @@ class PLSTM(torch.nn.Module):
             for i, direction in enumerate(layer_directions(directions, modes, num_layers))
         )
         self.norm = Norm(norm, C)
-        self.readout = None if readout is None else aggregation_resolver(readout)
+        self.readout = None
+        check_named("readout", readout, (Aggregation, list, NoneType))
+        if readout is not None:
+            self.readout = resolve("readout", aggregation_resolver, readout)
         head: list[torch.nn.Module] = []
         for _ in range(head_layers - 1):
             head += [torch.nn.Linear(C, C), activation_resolver(act), torch.nn.Dropout(dropout)]
@@ -252,11 +282,11 @@ class PLSTM(torch.nn.Module):
             line_graph: of this graph, e.g. ``LineGraph.from_data(batch)``. Default: built here.
             batch_size: B, which otherwise is read from ``batch``. Default ``None``.
         """
-        if edge_attr is not None and self.edge_encoder is None:
-            raise ValueError(
-                f"expected no edge_attr (edge_dim=None and no edge_encoder), got "
-                f"{list(edge_attr.shape)}; build the model with edge_dim={edge_attr.size(-1)}"
-            )
+        if isinstance(self.node_encoder, Linear):
+            check_x(x, self.node_encoder.in_channels, self.node_encoder.weight)
+        else:  # an encoder may want integers
+            check_rows("x", x)
+        check_batch_vector(batch, x, batch_size)
         line_graph, edge_index, edge_attr = resolve_graph(
             x,
             edge_index,
@@ -267,19 +297,33 @@ class PLSTM(torch.nn.Module):
             use_values=self.edge_encoder is not None,
             reverse_flow=False,
         )
+        columns = num_columns(line_graph) if edge_index is None else edge_index.size(1)
+        encoder = self.edge_encoder
+        if encoder is None or isinstance(encoder, Linear):
+            width, weight = (
+                (None, None) if encoder is None else (encoder.in_channels, encoder.weight)
+            )
+            edge_attr = check_edge_attr(edge_attr, width, columns, x, weight)
+        else:
+            check_rows("edge_attr", edge_attr, columns, x.device)
         x = self.node_encoder(x)
         if edge_attr is not None:
             edge_attr = self.edge_encoder(edge_attr)
         if self.degree is not None:
-            x = x + self.degree(line_graph).to(x.dtype)
+            x = x + self.degree(line_graph, x.dtype).to(x.dtype)
         for block in self.blocks:
             x = block(x, edge_index, edge_attr, batch, line_graph)
         x = self.norm(x, batch)
         if self.readout is not None:
             if batch is None:
                 batch, batch_size = x.new_zeros(x.size(0), dtype=torch.long), batch_size or 1
-            x = self.readout(x, batch, dim_size=batch_size)
+            x = self._read_out(x, batch, batch_size)
         return self.head(x)
+
+    def _read_out(self, x: Tensor, batch: Tensor, batch_size: int | None) -> Tensor:
+        """A readout without parameters sums and counts in float32."""
+        wide = x if any(True for _ in self.readout.parameters()) else widened(x)
+        return self.readout(wide, batch, dim_size=batch_size).to(x.dtype)
 
     def __repr__(self) -> str:
         return (

@@ -32,19 +32,23 @@ class HeadRMSNorm(torch.nn.Module):
 
     def forward(self, x: Tensor, square: Tensor | None = None) -> Tensor:
         if square is None or x.device.type != "cpu":  # elsewhere torch has one kernel for it
-            return F.rms_norm(x, (x.size(-1),), eps=self.eps) * self.scale
-        return (x * (square + self.eps).rsqrt()).to(x.dtype) * self.scale
+            return (F.rms_norm(widened(x), (x.size(-1),), eps=self.eps) * self.scale).to(x.dtype)
+        return (x * (square + self.eps).rsqrt() * self.scale).to(x.dtype)
 
     def __repr__(self) -> str:
         heads, channels = self.scale.shape
         return f"{type(self).__name__}({heads}, {channels}, eps={self.eps})"
 
 
+def widened(x: Tensor) -> Tensor:
+    """Halves as float32, where squares and sums do not leave their range; others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def mean_square(x: Tensor) -> Tensor:
     """The mean of squares over the last axis, [N, H, V] -> [N, H, 1] in float32 or float64."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     # Not mean(): its derivative is a division as large as x.
-    return wide.square().sum(-1, keepdim=True) / x.size(-1)
+    return widened(x).square().sum(-1, keepdim=True) / x.size(-1)
 
 
 def log_rms(x: Tensor, square: Tensor | None = None) -> Tensor:
@@ -65,8 +69,10 @@ def log_rms(x: Tensor, square: Tensor | None = None) -> Tensor:
 
 
 def unit_length(x: Tensor) -> Tensor:
-    r""":math:`x / \max(\|x\|, 10^{-12})` over the last axis, any shape.
+    r""":math:`x / \max(\|x\|, 10^{-12})` over the last axis, any shape. Computed in float32 or
+    float64.
 
     As ``F.normalize``, by a product: its division takes twice the time, forward and backward.
     """
-    return x * x.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
+    wide = widened(x)
+    return (wide * wide.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()).to(x.dtype)

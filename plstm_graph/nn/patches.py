@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from plstm_graph.checks import choice, describe, integer, real, refuse
+from plstm_graph.nn.checks import check_features, check_options
 
 STEMS = ("linear", "conv")
 #: Channels of a stem's first convolution; each further one but the last has twice as many.
@@ -49,8 +53,11 @@ class PatchEmbedding(torch.nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if stem not in STEMS:
-            raise ValueError(f"expected stem as one of {STEMS}, got {stem!r}")
+        choice("stem", stem, STEMS)
+        integer("in_channels", in_channels, 1)
+        check_options(width=width, bias=bias)
+        if position is not None:
+            real("position", position, 0.0)
         self.patch_size = _pair("patch_size", patch_size)
         self.in_channels, self.position_std = in_channels, position
         rows, columns = self.patches(*_pair("image_size", image_size))
@@ -90,10 +97,8 @@ class PatchEmbedding(torch.nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images [B, in_channels, Y, X]."""
-        if images.dim() != 4 or images.size(1) != self.in_channels:
-            raise ValueError(
-                f"expected images of shape [B, {self.in_channels}, Y, X], got {list(images.shape)}"
-            )
+        weight = next(self.stem.parameters())
+        check_features("images", images, "B", self.in_channels, "Y", "X", weight=weight)
         size = self.patches(*images.shape[2:])
         x = self.stem(images)
         if self.position is not None:
@@ -140,7 +145,10 @@ def _prime_factors(number: int) -> list[int]:
 
 
 def _pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or any(not isinstance(s, int) or s < 1 for s in pair):
-        raise ValueError(f"expected {name} as one or two positive integers, got {size!r}")
-    return pair
+    whole = (int, np.integer)
+    pair = (size, size) if isinstance(size, whole) else size
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        refuse(name, "as one or two positive integers", describe(size))
+    if any(not isinstance(s, whole) or isinstance(s, bool) or s < 1 for s in pair):
+        refuse(name, "as one or two positive integers", describe(size))
+    return tuple(pair)

@@ -6,11 +6,13 @@ and the node parts of all gates, and the edge features once with the edge parts.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.nn.dense.linear import Linear
+from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
 
 #: Where the Transition of a line edge (u -> v) -> (v -> w) reads node features.
 TRANSITION_NODES = ("junction", "start", "all")  # v; u (as published); u, v and w
@@ -21,7 +23,45 @@ OPEN_BIAS = (0.5, 3.0)
 GRID_BIAS = {"source": -4.0, "mark": -4.0, "direct": -6.0, "transition": 5.0}
 
 
-class PartLinear(Linear):
+class LazyLinear(Linear):
+    """PyG's linear map, whose first input leaves what was loaded before it as it is."""
+
+    def reset_parameters(self) -> None:
+        #: Names of the parameters that were loaded since.
+        self.loaded: set[str] = set()
+        super().reset_parameters()
+
+    @property
+    def lazy(self) -> bool:
+        return hasattr(self, "_hook")
+
+    @contextmanager
+    def keep_loaded(self) -> Iterator[None]:
+        """Whatever happens inside, parameters that were loaded stay as they are."""
+        kept = {name: getattr(self, name).detach().clone() for name in self.loaded}
+        yield
+        with torch.no_grad():
+            for name, value in kept.items():
+                getattr(self, name).copy_(value)
+        self.loaded = set(kept)
+
+    def initialize_parameters(self, module: torch.nn.Module, input: tuple[Tensor, ...]) -> None:
+        with self.keep_loaded():
+            super().initialize_parameters(module, input)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any, **kw: Any) -> None:
+        was_lazy = self.lazy
+        super()._load_from_state_dict(state_dict, prefix, *args, **kw)
+        # The bias beside a weight without a width was never drawn.
+        if not is_uninitialized_parameter(state_dict.get(f"{prefix}weight")):
+            names = (name for name, value in self.named_parameters() if value is not None)
+            self.loaded |= {name for name in names if f"{prefix}{name}" in state_dict}
+        if was_lazy and not self.lazy:
+            with self.keep_loaded():
+                self.reset_parameters()
+
+
+class PartLinear(LazyLinear):
     """Several linear maps of the same input side by side.
 
     Args:
@@ -41,9 +81,11 @@ class PartLinear(Linear):
         #: The rows of the weight (columns of the output) of each map.
         self.rows: dict[str, slice] = rows
 
-    @property
-    def lazy(self) -> bool:
-        return hasattr(self, "_hook")
+
+def _start_if_known(projection: "Projection", _: Any) -> None:
+    """After loading: what was not loaded is drawn, once all widths are known."""
+    if not projection._started and not projection.lazy:
+        projection._start()
 
 
 class Projection(torch.nn.Module):
@@ -92,6 +134,8 @@ class Projection(torch.nn.Module):
         else:
             names = ("source", "mark", "transition_in", "transition_out")
             self.lin_edge = PartLinear(edge_dim, [(name, H) for name in names], bias=False)
+        self._started = False
+        self.register_load_state_dict_post_hook(_start_if_known)
 
     @property
     def lazy(self) -> bool:
@@ -108,15 +152,20 @@ class Projection(torch.nn.Module):
         if self.lin_edge is not None:
             self.lin_edge.reset_parameters()
         if not self.lazy:
-            self._reset_gates()
+            self._start()
 
-    @torch.no_grad()
     def materialize(self, x: Tensor, edge_attr: Tensor | None) -> None:
         """Give lazy maps their widths: here, since the gates' bounds depend on both."""
         for lin, value in ((self.lin_node, x), (self.lin_edge, edge_attr)):
             if lin is not None and lin.lazy:
                 lin.initialize_parameters(lin, (value,))
-        self._reset_gates()
+        self._start()
+
+    def _start(self) -> None:
+        """Draw the gates, whose widths are known now, except what was loaded."""
+        with self.lin_node.keep_loaded(), (self.lin_edge or self.lin_node).keep_loaded():
+            self._reset_gates()
+        self._started = True
 
     @torch.no_grad()
     def _reset_gates(self) -> None:

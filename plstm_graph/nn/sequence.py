@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plstm_graph.nn.checks import check_options
 from plstm_graph.nn.grid import PLSTMGrid
 
 
@@ -35,6 +36,7 @@ class PLSTMSequence(torch.nn.Module):
         self, channels: int, heads: int, *, bidirectional: bool = False, **kwargs: Any
     ) -> None:
         super().__init__()
+        check_options(bidirectional=bidirectional)
         self.bidirectional = bidirectional
         directions = ((1,), (-1,)) if bidirectional else ((1,),)
         self.grid = PLSTMGrid(

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plstm_graph.checks import choice, integer
+from plstm_graph.nn.checks import check_heads, check_modes, check_options
 from plstm_graph.nn.grid import PLSTMGrid
 from plstm_graph.nn.patches import PatchEmbedding
 
@@ -45,7 +47,9 @@ class GridBlock(torch.nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        hidden = round(channels * ffn_ratio)
+        check_heads("channels", channels, heads)
+        check_options(ffn_ratio=ffn_ratio, dropout=dropout, bias=bias)
+        hidden = max(1, round(channels * ffn_ratio))
         self.norm = torch.nn.LayerNorm(channels, bias=bias)
         self.layer = PLSTMGrid(channels, heads, bias=bias, **kwargs)
         self.dropout = torch.nn.Dropout(dropout)
@@ -126,10 +130,18 @@ class PLSTMVision(torch.nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        if not modes or set(modes) - {"P", "D"}:
-            raise ValueError(f"expected modes as a pattern of 'P' and 'D', got {modes!r}")
-        if pooling not in POOLINGS:
-            raise ValueError(f"expected pooling as one of {POOLINGS}, got {pooling!r}")
+        check_heads("width", width, heads)
+        check_options(
+            num_classes=num_classes,
+            depth=depth,
+            position=position,
+            position_std=position_std,
+            ffn_ratio=ffn_ratio,
+            dropout=dropout,
+        )
+        integer("in_channels", in_channels, 1)
+        check_modes(modes)
+        choice("pooling", pooling, POOLINGS)
         self.in_channels, self.num_classes, self.pooling = in_channels, num_classes, pooling
         self.embed = PatchEmbedding(
             image_size, patch_size, in_channels, width, stem=stem,
@@ -151,8 +163,7 @@ class PLSTMVision(torch.nn.Module):
     def preset(cls, name: str, num_classes: int = 1000, **kwargs: Any) -> PLSTMVision:
         """A published size: ``"tiny"``, ``"small"`` or ``"base"``, 192, 384 or 768 wide with 3, 6
         or 12 heads, 12 blocks and patches of 16 pixels; ``image_size`` is 224 by default."""
-        if name not in PRESETS:
-            raise ValueError(f"expected a preset out of {', '.join(PRESETS)}, got {name!r}")
+        choice("name", name, tuple(PRESETS))
         width, heads = PRESETS[name]
         sizes = {"image_size": 224, "patch_size": 16, "width": width, "depth": 12, "heads": heads}
         return cls(num_classes=num_classes, **{**sizes, **kwargs})

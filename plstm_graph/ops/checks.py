@@ -2,77 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from plstm_graph.checks import choice, dense, instance, real, refuse
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops.forms import names
 from plstm_graph.ops.inputs import Factored, Inputs
 from plstm_graph.ops.triton.common import unavailable
 
 BACKENDS = ("auto", "torch", "triton")
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"expected {name} as one of {', '.join(choices)}, got {value!r}")
-
-
-def check_size(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"expected {name} as an integer of 1 or more, got {value!r}")
+def form_names() -> list[str]:
+    """What ``form=`` may be."""
+    return ["auto", *names()]
 
 
 def check_line_graph(line_graph: Any) -> None:
-    if not isinstance(line_graph, LineGraph):
-        raise ValueError(
-            f"expected line_graph as a LineGraph, got {type(line_graph).__name__}; build one with "
-            f"LineGraph.from_edge_index or LineGraph.from_data"
-        )
-
-
-def check_tensor(name: str, value: Any, axes: int) -> None:
-    if not isinstance(value, Tensor) or value.dim() != axes:
-        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"expected {name} as a tensor with {axes} axes, got {got}")
-
-
-def _check_tensors(tensors: dict[str, Any], line_graph: LineGraph) -> None:
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise ValueError(f"expected {name} as a tensor, got {type(tensor).__name__}")
-        if tensor.layout != torch.strided:
-            raise ValueError(
-                f"expected {name} as a dense tensor, got layout {tensor.layout}; call .to_dense()"
-            )
-        if tensor.dtype not in DTYPES:
-            raise ValueError(
-                f"expected {name} of dtype float16, bfloat16, float32 or float64, got "
-                f"{tensor.dtype}; convert it with .float()"
-            )
-        if tensor.device != line_graph.device:
-            raise ValueError(
-                f"expected {name} on {line_graph.device} like line_graph, got {tensor.device}; "
-                f"move one of them with .to()"
-            )
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    if torch.float64 in dtypes and len(dtypes) > 1:
-        others = [name for name, tensor in tensors.items() if tensor.dtype != torch.float64]
-        raise ValueError(
-            f"expected all inputs of dtype torch.float64 where one is, got {', '.join(others)} of "
-            f"other dtypes; convert them with .double()"
-        )
-
-
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], letters: str) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(
-            f"expected {name} of shape {list(shape)} ({letters}), got {list(tensor.shape)}"
-        )
+    remedy = "build one with LineGraph.from_edge_index or LineGraph.from_data"
+    instance("line_graph", line_graph, LineGraph, "a LineGraph", remedy)
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -97,87 +48,80 @@ def resolve_backend(backend: str, device: torch.device) -> str:
     return "torch" if reason is not None else "triton"
 
 
+def _check_one_dtype(tensors: dict[str, Tensor]) -> None:
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if torch.float64 in dtypes and len(dtypes) > 1:
+        others = ", ".join(name for name, x in tensors.items() if x.dtype != torch.float64)
+        refuse(
+            others, "of dtype torch.float64 like the other inputs", "other dtypes", "call .double()"
+        )
+
+
+def _transition(
+    transition: Any, line_graph: LineGraph, heads: int, states: int | None
+) -> dict[str, Tensor]:
+    """The tensors of a transition by name, checked."""
+    like = {"device": line_graph.device, "like": "line_graph"}
+    if not isinstance(transition, Factored):
+        axes = () if states is None else (states, states)
+        shape = (line_graph.num_line_edges, heads, *axes)
+        return {"transition": dense("transition", transition, *shape, **like)}
+    if states is not None:
+        refuse(
+            "transition", f"[L, H, {states}, {states}] with state tracking", "Factored",
+            "leave out the axis J of the other inputs",
+        )  # fmt: skip
+    return {
+        f"transition.{name}": dense(f"transition.{name}", x, line_graph.num_edges, heads, **like)
+        for name, x in transition._asdict().items()
+    }
+
+
 def check_plstm(
     inputs: Inputs, line_graph: LineGraph, scale: float, form: str, backend: str
 ) -> None:
-    """Raise ``ValueError`` or ``TypeError`` unless the arguments of ``plstm`` fit together."""
-    _check_choice("form", form, ("auto", *names()))
-    _check_choice("backend", backend, BACKENDS)
+    """Raise ``ValueError`` unless the arguments of ``plstm`` fit together."""
+    choice("form", form, form_names())
+    choice("backend", backend, BACKENDS)
     check_line_graph(line_graph)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise TypeError(
-            f"expected scale as a number, got {type(scale).__name__}; a tensor's gradient would be "
-            f"lost: multiply the query with it instead"
-        )
-    tensors = inputs._asdict()
-    if inputs.factored:
-        tensors |= {"transition.a": inputs.transition.a, "transition.b": inputs.transition.b}
-        del tensors["transition"]
-    _check_tensors(tensors, line_graph)
-    query, key, value, source, transition, mark, direct = inputs
-    for name in ("query", "value"):
-        if tensors[name].dim() != 3:
-            raise ValueError(
-                f"expected {name} with 3 axes [N, H, channels], got {list(tensors[name].shape)}"
-            )
+    remedy = "a tensor's gradient would be lost: multiply the query with it instead"
+    real("scale", scale, remedy=remedy if isinstance(scale, Tensor) else "")
     n, e = line_graph.num_nodes, line_graph.num_edges
-    heads, k, v = query.size(1), query.size(2), value.size(2)
-    if min(heads, k, v) < 1:
-        raise ValueError(
-            f"expected at least one head and channel, got query {list(query.shape)} and value "
-            f"{list(value.shape)}"
-        )
-    _check_shape("query", query, (n, heads, k), "N, H, K")
-    _check_shape("key", key, (n, heads, k), "N, H, K")
-    _check_shape("value", value, (n, heads, v), "N, H, V")
-    _check_shape("direct", direct, (n, heads), "N, H")
-    if source.dim() == 3:
-        j = source.size(2)
-        _check_shape("source", source, (e, heads, j), "E, H, J")
-        _check_shape("mark", mark, (e, heads, j), "E, H, J")
-        if inputs.factored:
-            raise ValueError(
-                "expected source [E, H] with transition as Factored, got [E, H, J]; state tracking "
-                "takes transition [L, H, J, J]"
-            )
-        lines = line_graph.num_line_edges
-        _check_shape("transition", transition, (lines, heads, j, j), "L, H, J, J")
-    else:
-        _check_shape("source", source, (e, heads), "E, H")
-        _check_shape("mark", mark, (e, heads), "E, H")
-        _check_transition(transition, line_graph, heads)
-
-
-def _check_transition(transition: Tensor | Factored, line_graph: LineGraph, heads: int) -> None:
-    if isinstance(transition, Factored):
-        for name, x in transition._asdict().items():
-            _check_shape(f"transition.{name}", x, (line_graph.num_edges, heads), "E, H")
-    else:
-        _check_shape("transition", transition, (line_graph.num_line_edges, heads), "L, H")
+    like = {"device": line_graph.device, "like": "line_graph"}
+    query = dense("query", inputs.query, n, "H", "K", **like)
+    value = dense("value", inputs.value, n, query.size(1), "V", **like)
+    _, heads, k = query.shape
+    if min(heads, k, value.size(2)) < 1:
+        refuse("query and value", "with at least one head and channel", [query.shape, value.shape])
+    key = dense("key", inputs.key, n, heads, k, **like)
+    direct = dense("direct", inputs.direct, n, heads, **like)
+    states = None
+    if isinstance(inputs.source, Tensor) and inputs.source.dim() == 3:
+        states = inputs.source.size(2)
+    axes = () if states is None else (states,)
+    source = dense("source", inputs.source, e, heads, *axes, **like)
+    mark = dense("mark", inputs.mark, e, heads, *axes, **like)
+    _check_one_dtype(
+        {
+            "query": query,
+            "key": key,
+            "value": value,
+            "source": source,
+            "mark": mark,
+            "direct": direct,
+            **_transition(inputs.transition, line_graph, heads, states),
+        }
+    )
 
 
 def check_scan(
     x: Tensor, transition: Tensor | Factored, line_graph: LineGraph, backend: str
 ) -> None:
     """Raise ``ValueError`` unless the arguments of ``dag_scan`` fit together."""
-    _check_choice("backend", backend, BACKENDS)
+    choice("backend", backend, BACKENDS)
     check_line_graph(line_graph)
-    tensors = {"x": x, "transition": transition}
-    if isinstance(transition, Factored):
-        tensors = {"x": x, "transition.a": transition.a, "transition.b": transition.b}
-    _check_tensors(tensors, line_graph)
-    e = line_graph.num_edges
-    if x.dim() not in (3, 4):
-        raise ValueError(f"expected x of shape [E, H, W] or [E, H, J, W], got {list(x.shape)}")
-    if x.dim() == 3:
-        _check_shape("x", x, (e, *x.shape[1:]), "E, H, W")
-        _check_transition(transition, line_graph, x.size(1))
-    else:
-        j, lines = x.size(2), line_graph.num_line_edges
-        _check_shape("x", x, (e, *x.shape[1:]), "E, H, J, W")
-        if isinstance(transition, Factored):
-            raise ValueError(
-                "expected x [E, H, W] with transition as Factored, got [E, H, J, W]; state "
-                "tracking takes transition [L, H, J, J]"
-            )
-        _check_shape("transition", transition, (lines, x.size(1), j, j), "L, H, J, J")
+    axes = ("J", "W") if isinstance(x, Tensor) and x.dim() == 4 else ("W",)
+    shape = (line_graph.num_edges, "H", *axes)
+    x = dense("x", x, *shape, device=line_graph.device, like="line_graph")
+    states = x.size(2) if x.dim() == 4 else None
+    _check_one_dtype({"x": x, **_transition(transition, line_graph, x.size(1), states)})

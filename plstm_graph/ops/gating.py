@@ -28,13 +28,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plstm_graph.checks import dense
 from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops import native
 from plstm_graph.ops.checks import (
     check_line_graph,
     check_plstm,
-    check_tensor,
     compute_dtype,
     resolve_backend,
 )
@@ -196,7 +196,7 @@ def gating_matrix(
         ValueError: on a wrong shape, dtype, device or backend.
     """
     check_line_graph(line_graph)
-    check_tensor("direct", direct, 2)
+    dense("direct", direct, line_graph.num_nodes, "H")
     one = direct.new_ones(*direct.shape, 1)
     inputs = Inputs(one, one, one, source, transition, mark, direct)
     check_plstm(inputs, line_graph, 1.0, "auto", backend)

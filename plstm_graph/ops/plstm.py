@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plstm_graph.checks import integer
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops.autograd import has_plan_of, plan_of, propagate
@@ -20,7 +21,6 @@ from plstm_graph.ops.checks import (
     check_line_graph,
     check_plstm,
     check_scan,
-    check_size,
     compute_dtype,
     resolve_backend,
 )
@@ -51,7 +51,7 @@ def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -
     """
     check_line_graph(line_graph)
     for name, size in {"heads": heads, "key_size": key_size, "value_size": value_size}.items():
-        check_size(name, size)
+        integer(name, size, 1)
     num_columns(line_graph)
     graphs = [line_graph, line_graph.multitree()]
     if not line_graph.is_multitree:

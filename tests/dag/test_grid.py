@@ -67,11 +67,11 @@ def test_cached():
     ("shape", "options", "message"),
     [
         ((), {}, "at least one axis"),
-        ((3, 0), {}, "axis 1 of size 1 or more .*got 0"),
-        ((3, 2.0), {}, "axis 1 of size 1 or more .*got 2.0"),
-        ((3, 3), {"directions": (1,)}, "2 directions .*got 1"),
+        ((3, 0), {}, "shape with axis 1 as an integer of 1 or more, got 0"),
+        ((3, 2.0), {}, "axis 1 as an integer of 1 or more, got 2.0"),
+        ((3, 3), {"directions": (1,)}, r"directions as 2 numbers .*got \(1,\)"),
         ((3, 3), {"directions": (1, 0)}, r"\+1 or -1, got \(1, 0\)"),
-        ((3, 3), {"turns": "left"}, "all, diffusive, got 'left'"),
+        ((3, 3), {"turns": "left"}, "'all', 'diffusive', got 'left'"),
     ],
 )
 def test_bad_input(shape, options, message):

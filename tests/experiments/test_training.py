@@ -27,9 +27,9 @@ from experiments.models import (
 )
 from experiments.reporting import final_metrics
 from experiments.training import GraphModule, chosen_epoch
+from plstm_graph import LineGraph
 from plstm_graph.dag.molecule import from_smiles
 from plstm_graph.dag.orient import DRAWN
-from plstm_graph.data import LINE_KEYS
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_copies_stand_side_by_side_and_differ(graphs):
     assert torch.cat([batch.y for batch in batches]).tolist() == [
         float(i) for i in range(5) for _ in range(4)
     ]
-    dag, nodes = batches[0].dag_edge_index, graphs[0].num_nodes
+    dag, nodes = LineGraph.from_data(batches[0]).edge_index, graphs[0].num_nodes
     copies = [dag[:, dag[0] // nodes == i] - i * nodes for i in range(4)]
     assert len({str(edges.tolist()) for edges in copies}) > 1
 
@@ -194,10 +194,11 @@ def test_orientations_are_drawn_anew_for_each_epoch(graphs, orientation):
     parts = {"train": graphs[:1], "valid": graphs, "test": graphs}
     loader = Views.of(ModelConfig("plstm", 8, 1), parts, 1, orientation).train_loader()
     torch.manual_seed(0)
-    drawn = {str(next(iter(loader)).dag_edge_index.tolist()) for _ in range(5)}
+    drawn = {str(LineGraph.from_data(next(iter(loader))).edge_index.tolist()) for _ in range(5)}
     assert len(drawn) > 1
     fixed = Views.of(ModelConfig("plstm", 8, 1), parts, 1, "canonical").train_loader()
-    assert len({str(next(iter(fixed)).dag_edge_index.tolist()) for _ in range(3)}) == 1
+    same = {str(LineGraph.from_data(next(iter(fixed))).edge_index.tolist()) for _ in range(3)}
+    assert len(same) == 1
 
 
 @pytest.mark.parametrize("ranked", [True, False])
@@ -209,8 +210,11 @@ def test_line_graphs_built_once_are_those_of_each_batch(graphs, orientation, ran
             del graph.canonical_rank
     built, collate = training_data("plstm", graphs, orientation)
     batch, expected = collate(built), collate_of("plstm", orientation)(graphs)
-    for key in (*LINE_KEYS, "x", "edge_index", "edge_attr", "y", "batch"):
+    for key in ("x", "edge_index", "edge_attr", "y", "batch"):
         torch.testing.assert_close(batch[key], expected[key], rtol=0, atol=0)
+    ours, theirs = LineGraph.from_data(batch), LineGraph.from_data(expected)
+    for key in ("edge_index", "line_index", "edge_id", "opposite_id", "node_rank", "level"):
+        torch.testing.assert_close(getattr(ours, key), getattr(theirs, key), rtol=0, atol=0)
 
 
 def test_baselines_get_plain_batches(graphs):

@@ -276,10 +276,10 @@ def test_causal_and_bidirectional():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ndim": 0}, "ndim of 1 or more"),
-        ({"heads": 3}, "divisible by 3 heads"),
-        ({"mode": "X"}, "mode 'P' or 'D'"),
-        ({"angle": "steep"}, "angle 'softmax'"),
+        ({"ndim": 0}, "ndim as an integer of 1 or more, got 0"),
+        ({"heads": 3}, "channels divisible by heads"),
+        ({"mode": "X"}, "mode to be one of 'P', 'D'"),
+        ({"angle": "steep"}, "angle to be one of"),
         ({"ndim": 3, "angle": "published"}, "ndim=2"),
         ({"conv": 4}, "odd kernel size"),
         ({"conv": 3, "ndim": 4}, "at most 3 axes"),
@@ -297,8 +297,8 @@ def test_bad_options(options, message):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((2, 3, 3, 7), r"\[B, axis 0, axis 1, 8\], got \[2, 3, 3, 7\]"),
-        ((2, 3, 8), "expected x of shape"),
+        ((2, 3, 3, 7), r"\[B, axis 0, axis 1, 8\], got torch.float32 \[2, 3, 3, 7\]"),
+        ((2, 3, 8), "expected x as a dense"),
         ((2, 0, 3, 8), "axis 0 of size 1 or more"),
     ],
 )

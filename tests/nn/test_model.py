@@ -212,5 +212,5 @@ def test_edge_attr_that_nobody_asked_for():
     x, edge_index, edge_attr, _ = union_of_all()
     with pytest.raises(ValueError, match=r"no edge_attr.*edge_dim=3"):
         PLSTM(5, 8, 2, 1)(x, edge_index, edge_attr)
-    with pytest.raises(ValueError, match="edge_attr with 8 channels"):
+    with pytest.raises(ValueError, match="edge_attr with 3 channels"):
         PLSTM(5, 8, 2, 1, edge_dim=3)(x, edge_index)

@@ -110,9 +110,9 @@ def test_pooled_corners():
     ("options", "message"),
     [
         ({"modes": "PX"}, "pattern of 'P' and 'D'"),
-        ({"pooling": "max"}, "pooling as one of"),
-        ({"stem": "fourier"}, "stem as one of"),
-        ({"heads": 3}, "divisible by 3 heads"),
+        ({"pooling": "max"}, "pooling to be one of"),
+        ({"stem": "fourier"}, "stem to be one of"),
+        ({"heads": 3}, "width divisible by heads"),
     ],
 )
 def test_bad_options(options, message):
@@ -125,12 +125,12 @@ def test_bad_sizes():
         PLSTMVision(8, 3, 2, **SMALL)
     with pytest.raises(ValueError, match="image_size as one or two positive integers"):
         PLSTMVision((8, 0), 2, 2, **SMALL)
-    with pytest.raises(ValueError, match="preset out of tiny, small, base"):
+    with pytest.raises(ValueError, match="name to be one of 'tiny', 'small', 'base'"):
         PLSTMVision.preset("huge")
     model = model_of()
     with pytest.raises(ValueError, match="divide, got 9 x 8; pad or resize"):
         model(torch.zeros(1, 1, 9, 8))
     with pytest.raises(ValueError, match="divide, got 0 x 8"):
         model(torch.zeros(1, 1, 0, 8))
-    with pytest.raises(ValueError, match=r"\[B, 1, Y, X\], got \[1, 3, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"\[B, 1, Y, X\], got torch.float32 \[1, 3, 8, 8\]"):
         model(torch.zeros(1, 3, 8, 8))
