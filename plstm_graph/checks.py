@@ -128,21 +128,25 @@ def dense(
         dtype: that it must have; ``None`` for any of :data:`FLOATS`.
         device: that it must be on, the device of the argument ``like``. Default: any.
     """
-    kind = "floating-point" if dtype is None else str(dtype).removeprefix("torch.")
-    what = f"as a dense {kind} tensor [{', '.join(map(str, shape))}]"
-    if not isinstance(value, Tensor):
-        refuse(name, what, describe(value), remedy or "convert it with torch.as_tensor")
-    if value.layout != torch.strided:
-        refuse(name, what, describe(value), remedy or "call .to_dense()")
     open_end = bool(shape) and shape[-1] == "*"
     axes = shape[:-1] if open_end else shape
-    if value.dim() < len(axes) or (value.dim() > len(axes) and not open_end):
-        refuse(name, what, describe(value), remedy)
-    if any(isinstance(a, int) and a != b for a, b in zip(axes, value.shape)):
-        refuse(name, what, describe(value), remedy)
-    if value.dtype not in FLOATS if dtype is None else value.dtype != dtype:
+    if not isinstance(value, Tensor):
+        remedy = remedy or "convert it with torch.as_tensor"
+    elif value.layout != torch.strided:
+        remedy = remedy or "call .to_dense()"
+    elif (
+        value.dim() < len(axes)
+        or (value.dim() > len(axes) and not open_end)
+        or any(isinstance(a, int) and a != b for a, b in zip(axes, value.shape))
+    ):
+        pass
+    elif value.dtype not in FLOATS if dtype is None else value.dtype != dtype:
         call = "encode it first, or call .float()" if dtype is None else f"call .to({dtype})"
-        refuse(name, what, describe(value), remedy or call)
-    if device is not None and value.device != device:
-        refuse(name, f"on {device} like {like}", str(value.device), "move it with .to()")
-    return value
+        remedy = remedy or call
+    else:
+        if device is not None and value.device != device:
+            refuse(name, f"on {device} like {like}", str(value.device), "move it with .to()")
+        return value
+    kind = "floating-point" if dtype is None else str(dtype).removeprefix("torch.")
+    sizes = ", ".join(map(str, shape))
+    refuse(name, f"as a dense {kind} tensor [{sizes}]", describe(value), remedy)

@@ -85,7 +85,7 @@ class _Cached:
 
     def _versions(self) -> list[int]:
         graph = self.line_graph
-        own = () if graph is None else (graph.edge_index, graph.line_index, graph.edge_id)
+        own = () if graph is None else (graph.edge_index, graph.edge_id)
         tensors = (t for t in (*self.made_of, *own) if isinstance(t, Tensor))
         return [0 if t.is_inference() else t._version for t in tensors]
 

@@ -7,6 +7,7 @@ references, and a family is freed with the last graph that belongs to it.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Container, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 
 #: Most line edges for which ``line_index`` is made; assign another number to change it.
 MAX_LINE_EDGES = 50_000_000
+
+
+def untraced(function: Callable) -> Callable:
+    """``torch.compile`` stops before such a function and goes on behind it; with fullgraph=True it
+    must not stop, and says why."""
+    reason = (
+        "tables of a line graph cannot be made while torch.compile traces; call "
+        "plstm_graph.ops.prepare(line_graph, heads, key_size, value_size) before, or leave out "
+        "fullgraph=True"
+    )
+    if "reason" in inspect.signature(torch.compiler.disable).parameters:
+        return torch.compiler.disable(function, reason=reason)
+    return torch.compiler.disable(function)
 
 
 class Kind:
@@ -95,7 +109,7 @@ class Family:
         }
         self._lock = threading.RLock()
 
-    @torch.compiler.disable
+    @untraced
     def make(
         self, key: tuple[int, Hashable], make: Callable[[LineGraph], Any], graph: LineGraph
     ) -> Any:
@@ -107,7 +121,7 @@ class Family:
                     self.plans[key] = make(graph)
             return self.plans[key]
 
-    @torch.compiler.disable
+    @untraced
     def make_member(
         self, kind: int, make: Callable[[LineGraph, int], Member], graph: LineGraph
     ) -> None:

@@ -109,7 +109,7 @@ def check_line_graph(line_graph: Any, x: Tensor, edge_index: Tensor | None) -> N
             f"expected line_graph on {x.device} like x, got {line_graph.device}; "
             f"move it with line_graph.to(x.device)"
         )
-    own = (line_graph.edge_index, line_graph.line_index, line_graph.edge_id)
+    own = (line_graph.edge_index, line_graph.edge_id)
     versions = [_version(tensor) for tensor in own]
     seen = line_graph.plan("nn.seen", lambda _: {"versions": versions})
     if seen["versions"] != versions:
@@ -186,8 +186,6 @@ def directed(line_graph: LineGraph, direction: str) -> LineGraph:
     ``"auto"`` and ``"two_way"`` leave a two-way graph as it is; ``"forward"`` and ``"reverse"``
     refuse it, since the one-way graph cannot be told from it.
     """
-    if torch.compiler.is_compiling():
-        _check_derived(line_graph, direction)
     if direction == "auto":
         return line_graph.two_way_where_undirected()
     if direction == "two_way":
@@ -198,16 +196,3 @@ def directed(line_graph: LineGraph, direction: str) -> LineGraph:
             f"the graph before two_way(), or use direction='two_way'"
         )
     return line_graph.reverse() if direction == "reverse" else line_graph
-
-
-def _check_derived(line_graph: LineGraph, direction: str) -> None:
-    """The two-way graph of a layer exists already: it cannot be built while compiling."""
-    key = {"auto": "two_way_where_undirected", "two_way": "two_way"}.get(direction)
-    stays_one_way = direction == "auto" and line_graph.opposite_id is None
-    if key is None or stays_one_way or line_graph.is_two_way or line_graph.has_plan(key):
-        return
-    raise ValueError(
-        "expected a prepared line_graph under torch.compile, got a bare one; call "
-        "plstm_graph.ops.prepare(line_graph, ...) before the compiled function, or "
-        "prepare(line_graph.two_way(), ...) for direction='two_way' on a directed graph"
-    )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from plstm_graph.checks import integer
 from plstm_graph.dag.checks import num_columns
+from plstm_graph.dag.family import MAX_LINE_EDGES, untraced
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops.autograd import has_plan_of, plan_of, propagate
 from plstm_graph.ops.checks import (
@@ -60,8 +61,11 @@ def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -
     for graph in graphs:
         for directed in (graph, graph.reverse()):
             directed.direction  # noqa: B018, made at first use
+            few = directed.num_line_edges <= MAX_LINE_EDGES
+            if few:
+                directed.line_index, directed.line_node  # noqa: B018
             for factored in (False, True):
-                if factored and not directed.is_complete:
+                if not (directed.is_complete if factored else few):
                     continue
                 problem = Problem(directed, heads, key_size, value_size, factored, "auto")
                 problem, form = _choose("auto", problem)
@@ -185,9 +189,7 @@ def _run(inputs: Inputs, line_graph: LineGraph, scale: float, form: str, backend
         return propagate(inputs, scale, chosen, problem).to(dtype)
 
 
-#: Tables cannot be made while torch.compile traces: it stops here and goes on behind. (With
-#: fullgraph=True it must not stop: its error names this function; call ``prepare`` first.)
-_run_eagerly = torch.compiler.disable(_run)
+_run_eagerly = untraced(_run)
 
 
 def _problem(inputs: Inputs, line_graph: LineGraph, backend: str) -> Problem:

@@ -104,7 +104,7 @@ def test_table_of_forms(batch, console, checkout):
     rows, difference = benchmark.bench_ops(batch, 1, console, operator)
     forms = {f"{name}: {form}" for name in ("two-way", "two-way, multitree")
              for form in benchmark.TWO_WAY_FORMS}  # fmt: skip
-    one_way = {"edge loop", "published", "naive", "levelwise", "parallel", "walk", "auto"}
+    one_way = {"edge loop", "published", "naive", "levelwise", "chunkwise", "dense", "walk", "auto"}
     assert set(rows) == one_way | forms
     assert rows["edge loop"]["ratio_to_edge loop"] == 1
     for row in difference.values():

@@ -85,10 +85,10 @@ def test_state_tracking(name, states, dtype):
     assert_same(plstm(*args, line_graph), want, args, TOLERANCE[dtype], wide)
 
 
-@pytest.mark.parametrize("form", ["auto", "parallel"])
+@pytest.mark.parametrize("form", ["auto", "dense"])
 @pytest.mark.parametrize(("dtype", "rtol"), TOLERANCE.items())
 def test_layer_equals_torch(line_graph, form, dtype, rtol):
-    if form == "parallel" and line_graph.num_edges > 10000:
+    if form == "dense" and line_graph.num_edges > 10000:
         pytest.skip("dense gating matrices of one graph this large do not fit")
     args = arguments(line_graph, 2, 24, 40, dtype=dtype)
     args[4] = bounded(args[4].detach(), line_graph).requires_grad_()

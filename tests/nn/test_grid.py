@@ -12,7 +12,7 @@ from plstm_graph.nn.grid_gates import grid_tables
 from plstm_graph.ops import plstm
 
 SHAPES = [(3, 3), (2, 5), (1, 4), (4, 1), (1, 1), (5,), (2, 3, 2)]
-FORMS = ["auto", "gating", "parallel", "levelwise", "naive"]
+FORMS = ["auto", "gating", "dense", "levelwise", "naive"]
 
 
 def layer_of(shape, mode, form="auto", **kwargs):
@@ -195,7 +195,7 @@ def test_gating_is_the_layer_as_attention(mode):
     assert torch.allclose(layer.lin_out(h).view(x.shape), layer(x), atol=1e-10)
 
 
-@pytest.mark.parametrize("form", ["gating", "levelwise", "parallel"])
+@pytest.mark.parametrize("form", ["gating", "levelwise", "dense"])
 def test_there_is_one_recurrence(form, monkeypatch):
     """The layer has none of its own: without that of the operators only the passthrough is left."""
     shape = (3, 3)

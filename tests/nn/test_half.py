@@ -104,7 +104,7 @@ MODULES = {
     "conv no log": lambda: PLSTMConv(6, 8, 2, log_norm=False),
     **{
         f"conv {form}": lambda form=form: PLSTMConv(6, 8, 2, form=form)
-        for form in ("naive", "levelwise", "parallel", "chunkwise")
+        for form in ("naive", "levelwise", "dense", "chunkwise")
     },
     "block": lambda: PLSTMBlock(6, 2),
     "block rms": lambda: PLSTMBlock(6, 2, norm="rms_norm"),
@@ -154,7 +154,7 @@ def test_graph_modules(name, cast, dtype):
 @pytest.mark.parametrize("cast", ["module", "autocast"])
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "conv naive"])
 def test_graph_modules_at_a_hub(name, cast, dtype):
-    graph = MEET if "parallel" not in name else STAR[:, :200]
+    graph = MEET if "dense" not in name else STAR[:, :200]
     check(MODULES[name](), dtype, cast, torch.randn(int(graph.max()) + 1, 6), graph)
 
 

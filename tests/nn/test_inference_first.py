@@ -33,7 +33,7 @@ MODULES = {
     "conv reverse": lambda: PLSTMConv(6, 6, 2, flow="target_to_source"),
     **{
         f"conv {form}": lambda form=form: PLSTMConv(6, 6, 2, form=form)
-        for form in ("naive", "levelwise", "parallel", "chunkwise")
+        for form in ("naive", "levelwise", "dense", "chunkwise")
     },
     "block": lambda: PLSTMBlock(6, 2, local="gin"),
     "model": lambda: PLSTM(6, 8, 4, 1, degree_encoding="dag", readout="mean"),
