@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Batch, Data, HeteroData
@@ -31,7 +32,13 @@ from plstm_graph import (
     to_line_graphs,
     viz,
 )
-from plstm_graph.dag import from_mol
+from plstm_graph.dag import canonical_rank, from_mol, from_smiles, multitree_mask, to_networkx
+from plstm_graph.nn import (
+    HeadRMSNorm,
+    SinusoidalDegree,
+    export_published_weights,
+    load_published_weights,
+)
 from plstm_graph.testing import check_equivariance, renumber
 from plstm_graph.transforms import LineGraphCollater, redraw
 
@@ -229,6 +236,8 @@ builder_kinds = {"orientation": "choice", "seed": "seed", "rank": "text"}
 draw_kinds = {"line_graph": "any graph", "pos": "float?", "ax": "function", "cmap": "choice"}
 draw_kinds |= {"node_size": "ratio", "width": "ratio"}
 
+WEIGHTS = export_published_weights(PLSTMConv.paper(5, 6))
+
 #: callable, good arguments, kinds of arguments.
 TABLE: dict[str, tuple[Callable, dict[str, Any], dict[str, str]]] = {
     "PLSTMConv": (
@@ -394,6 +403,34 @@ TABLE: dict[str, tuple[Callable, dict[str, Any], dict[str, str]]] = {
         {**draw_kinds, "pruned": "pruned"},
     ),
     "layout": (viz.layout, {"line_graph": LINE}, {"line_graph": "any graph", "seed": "whole"}),
+    "to_networkx": (to_networkx, {"line_graph": LINE}, {"line_graph": "any graph"}),
+    "canonical_rank": (
+        canonical_rank,
+        {"edge_index": DATA.edge_index.numpy(), "num_nodes": N},
+        {"edge_index": "array", "num_nodes": "whole", "max_branches": "count"},
+    ),
+    "multitree_mask": (
+        multitree_mask,
+        {"edge_index": LINE.edge_index.numpy(), "line_index": LINE.line_index.numpy()},
+        {"edge_index": "array", "line_index": "array", "rank": "any graph?"},
+    ),
+    "HeadRMSNorm": (
+        HeadRMSNorm,
+        {"heads": 2, "channels": 3},
+        {"heads": "count", "channels": "count", "eps": "ratio"},
+    ),
+    "SinusoidalDegree": (SinusoidalDegree, {"channels": 8}, {"channels": "count"}),
+    "export_published_weights": (
+        export_published_weights,
+        {"conv": PLSTMConv.paper(5, 6)},
+        {"conv": "data", "grad": "flag"},
+    ),
+    "load_published_weights": (
+        load_published_weights,
+        {"conv": PLSTMConv.paper(5, 6), "weights": WEIGHTS},
+        {"conv": "data", "weights": "data"},
+    ),
+    "from_smiles": (from_smiles, {"smiles": "CCO"}, {"smiles": "text"}),
     "from_mol": (from_mol, {}, {"mol": "data"}),
 }
 MORE = ONE.edge_attr[:-1]
@@ -403,6 +440,11 @@ KINDS |= {
         *(DATA.x.to("meta"), torch.tensor(1.0)),
     ),
     "edge features": one_of("x", [1], MORE, DATA.edge_attr.to(torch.complex64), torch.tensor(1.0)),
+    "array": lambda good: {
+        **{repr(value)[:20]: value for value in (None, "x", 3, [[0], [1]], good.tolist())},
+        **{"tensor": torch.from_numpy(good), "float": good.astype(float), "one axis": good[0]},
+        **{"negative": good - 9, "rows": np.concatenate([good, good[:1]])},
+    },
     "device": one_of("nowhere", [], b"x"),
     "labels": one_of(3, "abcdef", ["a"] * 9),
     "pruned": one_of("x", 3, grid_line_graph(2, 2), LINE.reverse()),
@@ -462,12 +504,12 @@ def assert_refused(call: Callable, good: dict, argument: str, bad: Any) -> None:
 def test_refused_by_name(call, good, argument, bad, request):
     if "draw_" in request.node.name:
         pytest.importorskip("matplotlib").use("Agg")
-    if "from_mol" in request.node.name:
+    if "refused_by_name[from_" in request.node.name:
         pytest.importorskip("rdkit")
     assert_refused(call, good, argument, bad)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name != "from_mol"])
+@pytest.mark.parametrize("name", [name for name in TABLE if not name.startswith("from_")])
 def test_good_arguments(name):
     if name.startswith("draw_"):
         pytest.importorskip("matplotlib").use("Agg")
