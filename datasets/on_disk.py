@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch_geometric.data import Data, Database, OnDiskDataset
 
 from datasets.base import InputError
 from plstm_graph import LineGraphData, to_line_graphs
+from plstm_graph.checks import integer
 
 #: What is stored of a molecule. OGB's features are below 256: as bytes, a molecule takes a third
 #: of the space; they are read as int64.
@@ -89,20 +91,30 @@ class OnDiskMolecules(OnDiskDataset):
             InputError: if the folder exists, or on features that are not OGB's.
         """
         root = Path(root)
+        integer("chunk_size", chunk_size, 1)
+        if not isinstance(graphs, Iterable):
+            raise InputError(f"expected graphs as an iterable, got {type(graphs).__name__}")
         if root.exists():
             raise InputError(f"expected root as a new folder, got {root}, which exists; remove it")
         partial = root.with_name(f"{root.name}.{os.getpid()}.partial")
-        dataset = cls.__new__(cls)
-        dataset._open(partial)
+        dataset, written = cls.__new__(cls), 0
         try:
+            dataset._open(partial)
             stream = iter(graphs)
             while chunk := list(islice(stream, chunk_size)):
-                dataset.extend(to_line_graphs(chunk, orientation))
+                try:
+                    dataset.extend(to_line_graphs(chunk, orientation))
+                except ValueError as error:
+                    where = f"graphs {written} to {written + len(chunk) - 1}, counted from there"
+                    raise InputError(f"{error} (in {where})") from error
+                written += len(chunk)
             dataset.close()
             partial.rename(root)
         except BaseException:
-            dataset.close()
-            shutil.rmtree(partial)
+            # What went wrong is reported, whatever is left to tidy up.
+            with suppress(Exception):
+                dataset.close()
+            shutil.rmtree(partial, ignore_errors=True)
             raise
         return cls(root)
 

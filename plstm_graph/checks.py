@@ -63,6 +63,19 @@ def real(
     refuse(name, f"as a finite number{span}", describe(value), remedy)
 
 
+def pairs(name: str, value: Any, limit: int | None = None) -> np.ndarray:
+    """A numpy array [2, M] of integers from 0 to ``limit`` - 1."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
+        got = f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
+        refuse(name, "of shape [2, M] as a numpy array of integers", got, "call .numpy()")
+    if value.ndim != 2 or value.shape[0] != 2:
+        refuse(name, "of shape [2, M]", str(list(value.shape)))
+    if value.size and (value.min() < 0 or (limit is not None and value.max() >= limit)):
+        top = "on" if limit is None else f"to {limit - 1}"
+        refuse(name, f"with numbers from 0 {top}", f"{value.min()} to {value.max()}")
+    return value
+
+
 def probability(name: str, value: Any) -> float:
     return real(name, value, 0.0, 1.0)
 

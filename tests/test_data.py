@@ -229,6 +229,15 @@ def test_line_graph_is_cached_until_a_tensor_changes(graphs):
         line_graph_from_data(batch)
 
 
+@pytest.mark.parametrize("name", ["edge_index", "line_index", "edge_id"])
+def test_a_line_graph_changed_in_place_is_built_anew(graphs, name):
+    batch = Batch.from_data_list(graphs)
+    first = LineGraph.from_data(batch)
+    getattr(first, name).fill_(0)
+    assert LineGraph.from_data(batch) is not first
+    assert_line_graph(batch, batch.batch)
+
+
 def test_to_device_builds_anew(graphs):
     batch = Batch.from_data_list(graphs)
     first = line_graph_from_data(batch)

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from plstm_graph.checks import integer, pairs
 from plstm_graph.dag.arcs import directed_levels, marked_arcs
 from plstm_graph.dag.centre import centre, distance, peel_leaves
 from plstm_graph.dag.keys import codes, within
@@ -112,10 +113,9 @@ def canonical_rank(
 
 
 def _check(edge_index: np.ndarray, num_nodes: int, max_branches: int) -> None:
-    if max_branches < 1:
-        raise ValueError(f"expected max_branches of at least 1, got {max_branches}")
-    if edge_index.ndim != 2 or edge_index.shape[0] != 2:
-        raise ValueError(f"expected edge_index of shape [2, M], got {list(edge_index.shape)}")
+    integer("num_nodes", num_nodes, 0)
+    integer("max_branches", max_branches, 1)
+    pairs("edge_index", edge_index)
     if edge_index.size and (edge_index.min() < 0 or edge_index.max() >= num_nodes):
         raise ValueError(
             f"expected edge_index with nodes in [0, {num_nodes}), got {edge_index.min()} to "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from plstm_graph.checks import instance
 from plstm_graph.dag.line_graph import LineGraph
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def to_networkx(line_graph: LineGraph) -> networkx.MultiDiGraph:
     """
     import networkx
 
+    instance("line_graph", line_graph, LineGraph, "a LineGraph")
     g = networkx.MultiDiGraph()
     g.add_nodes_from(range(line_graph.num_nodes))
     edges = zip(line_graph.edge_index.t().tolist(), line_graph.edge_id.tolist())

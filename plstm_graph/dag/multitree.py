@@ -23,6 +23,7 @@ level at a time with explicit sets.
 
 import numpy as np
 
+from plstm_graph.checks import describe, pairs, refuse
 from plstm_graph.dag.levels import csr, expand, longest_path_levels
 
 #: Stored (vertex, root) pairs beyond which sets are compressed (8 bytes each).
@@ -46,8 +47,10 @@ def multitree_mask(
     Returns:
         [L] bool. Every edge with predecessors keeps at least one of them.
     """
-    src, dst = edge_index
-    e_in, e_out = line_index
+    src, dst = pairs("edge_index", edge_index)
+    e_in, e_out = pairs("line_index", line_index, src.size)
+    if rank is not None and (not isinstance(rank, np.ndarray) or rank.ndim != 1):
+        refuse("rank", "as a numpy array [N]", describe(rank))
     if e_in.size < 2:
         return np.ones(e_in.size, dtype=bool)
     num_edges = src.size

@@ -2,9 +2,10 @@
 
 from plstm_graph.nn.block import PLSTMBlock
 from plstm_graph.nn.conv import PLSTMConv
+from plstm_graph.nn.degree import SinusoidalDegree
 from plstm_graph.nn.gates import Gates
 from plstm_graph.nn.grid import PLSTMGrid
-from plstm_graph.nn.model import PLSTM, SinusoidalDegree
+from plstm_graph.nn.model import PLSTM
 from plstm_graph.nn.norm import HeadRMSNorm
 from plstm_graph.nn.published import export_published_weights, load_published_weights
 from plstm_graph.nn.sequence import PLSTMSequence

@@ -8,7 +8,7 @@ from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
 
-from plstm_graph.checks import flag, refuse
+from plstm_graph.checks import refuse
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.checks import (
@@ -251,7 +251,7 @@ class PLSTMConv(MessagePassing):
         weight = None if proj.lazy else self.lin_out.weight
         check_x(x, proj.lin_node.in_channels, weight)
         check_batch_vector(batch, x)
-        flag("return_gates", return_gates)
+        check_options(return_gates=return_gates, scale=self.scale)
         reverse_flow = self.flow == "target_to_source"
         line_graph, edge_index, edge_attr = resolve_graph(
             x,

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plstm_graph.checks import integer, real
+
 
 class HeadRMSNorm(torch.nn.Module):
     r"""Root mean square norm of each head by itself.
@@ -22,7 +24,9 @@ class HeadRMSNorm(torch.nn.Module):
 
     def __init__(self, heads: int, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.eps = eps
+        integer("heads", heads, 1)
+        integer("channels", channels, 1)
+        self.eps = real("eps", eps, 0.0)
         self.scale = torch.nn.Parameter(torch.empty(heads, channels))
         self.reset_parameters()
 

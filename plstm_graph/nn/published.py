@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plstm_graph.checks import describe, flag, instance, refuse
 from plstm_graph.nn.conv import PLSTMConv
 
 #: Of each published map, the parts of ours in the order of its columns.
@@ -30,8 +31,11 @@ PARTS = {
 
 
 def _maps(conv: PLSTMConv) -> dict[str, Any]:
+    instance("conv", conv, PLSTMConv, "a PLSTMConv", "PLSTMConv.paper builds one")
     if conv.projection.lazy:
-        raise ValueError("expected an initialised layer, got a lazy one; run it once before")
+        raise ValueError(
+            "expected conv as an initialised layer, got a lazy one; run it once before"
+        )
     if conv.transition_node == "all":
         raise ValueError(
             "expected transition_node='start' (or 'junction'), got 'all', which the published "
@@ -61,6 +65,7 @@ def export_published_weights(conv: PLSTMConv, *, grad: bool = False) -> dict[str
         grad: give the gradients instead. Default ``False``.
     """
     maps = _maps(conv)
+    flag("grad", grad)
 
     def pick(parameter: Tensor) -> Tensor:
         return parameter.grad if grad else parameter.detach()
@@ -96,12 +101,19 @@ def load_published_weights(conv: PLSTMConv, weights: Mapping[str, Any]) -> PLSTM
             unknown, or a shape does not fit.
     """
     expected = export_published_weights(conv)
+    instance("weights", weights, Mapping, "a mapping from names to tensors")
     if set(weights) != set(expected):
         missing = sorted(set(expected) - set(weights))
         unknown = sorted(set(weights) - set(expected))
-        raise ValueError(f"expected the published names, got {missing=} and {unknown=}")
-    new = {name: torch.as_tensor(value) for name, value in weights.items()}
-    for name, value in new.items():
+        raise ValueError(
+            f"expected weights under the published names, got {missing=} and {unknown=}"
+        )
+    new = {}
+    for name, value in weights.items():
+        try:
+            value = new[name] = torch.as_tensor(value)
+        except (RuntimeError, TypeError, ValueError) as error:
+            refuse(f"weights[{name!r}]", "as a tensor or array", describe(value), str(error))
         if value.shape != expected[name].shape:
             raise ValueError(
                 f"expected {name} of shape {list(expected[name].shape)}, got "

@@ -536,7 +536,10 @@ BAD = {
     "loop": (lambda: canonical_rank(EDGE[:, :1] * 0 + 1, 2), "self-loops, got node 1.*column 0"),
     "range": (lambda: canonical_rank(EDGE, 1), r"\[0, 1\), got 0 to 1.*num_nodes"),
     "shape": (lambda: canonical_rank(EDGE[0], 2), r"shape \[2, M\], got \[2\]"),
-    "limit": (lambda: canonical_rank(EDGE, 2, max_branches=0), "max_branches of at least 1"),
+    "limit": (
+        lambda: canonical_rank(EDGE, 2, max_branches=0),
+        "max_branches as an integer of 1 or more",
+    ),
 }
 
 

@@ -117,6 +117,41 @@ def test_interrupted_build_leaves_nothing(graphs, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_real_error_is_reported(graphs, tmp_path, monkeypatch):
+    """Whatever is missing where a failed call tidies up."""
+
+    def stream():
+        yield from graphs
+        for folder in tmp_path.iterdir():
+            shutil.rmtree(folder)
+        raise RuntimeError("the source ran dry")
+
+    with pytest.raises(RuntimeError, match="the source ran dry"):
+        OnDiskMolecules.build(tmp_path / "new", stream(), chunk_size=4)
+    # The folder cannot be made at all.
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        OnDiskMolecules.build(tmp_path / "file" / "new", graphs)
+    # The database fails to open, and then has nothing to close.
+    monkeypatch.setattr(OnDiskMolecules, "_open", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        OnDiskMolecules.build(tmp_path / "new", graphs)
+
+
+def test_arguments_of_build(graphs, tmp_path):
+    for chunk_size in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="chunk_size as an integer of 1 or more"):
+            OnDiskMolecules.build(tmp_path / "new", graphs, chunk_size=chunk_size)
+    with pytest.raises(InputError, match="graphs as an iterable"):
+        OnDiskMolecules.build(tmp_path / "new", None)
+    with pytest.raises(ValueError, match="orientation to be one of"):
+        OnDiskMolecules.build(tmp_path / "new", graphs, "sideways")
+    loop = Data(edge_index=torch.tensor([[0], [0]]), num_nodes=1)
+    with pytest.raises(InputError, match=r"of graph 1 joined .* \(in graphs 4 to 7, counted from"):
+        OnDiskMolecules.build(tmp_path / "new", [*graphs[:5], loop, *graphs], chunk_size=4)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

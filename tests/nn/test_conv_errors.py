@@ -145,3 +145,57 @@ def test_inference_mode(conv, dag):
         for line_graph in (dag, dag, None):
             out = conv(x, edge_index, edge_attr, line_graph=line_graph)
             torch.testing.assert_close(out, expected)
+
+
+SYMMETRIC = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
+EXTRA = {
+    "one more edge": [[3, 0], [0, 3]],
+    "a lone edge": [[0], [3]],
+    "the other way": [[3], [0]],
+    "a parallel edge": [[0], [1]],
+    "an opposite once more": [[1], [0]],
+    "a self-loop": [[2], [2]],
+}
+
+
+@pytest.mark.parametrize("name", EXTRA)
+@pytest.mark.parametrize("derive", ["two_way", "reverse", "plain", "one way"])
+def test_no_column_is_ignored_in_silence(name, derive):
+    """Columns of ``edge_index`` that the line graph does not know."""
+    line_graph = LineGraph.from_edge_index(SYMMETRIC, 4)
+    if derive == "one way":  # a directed graph
+        line_graph = LineGraph.from_edge_index(SYMMETRIC[:, ::2], 4)
+    elif derive != "plain":
+        line_graph = getattr(line_graph, derive)()
+    known = SYMMETRIC[:, ::2] if derive == "one way" else SYMMETRIC
+    conv, x = PLSTMConv(5, 6), torch.randn(4, 5)
+    conv(x, known, line_graph=line_graph)
+    more = torch.cat([known, torch.tensor(EXTRA[name])], 1)
+    if derive == "one way" and name == "an opposite once more":
+        # An explicit one-way graph of an undirected edge: its other direction is not asked for.
+        conv(x, more, line_graph=line_graph)
+        return
+    with pytest.raises(ValueError, match=r"each column of edge_index .*first of them column"):
+        conv(x, more, line_graph=line_graph)
+
+
+@pytest.mark.parametrize("name", ["edge_index", "line_index", "edge_id"])
+@pytest.mark.parametrize("edges", [True, False])
+def test_line_graphs_changed_in_place_are_noticed(name, edges):
+    line_graph = LineGraph.from_edge_index(SYMMETRIC, 4)
+    conv, x = PLSTMConv(5, 6), torch.randn(4, 5)
+    conv(x, SYMMETRIC if edges else None, line_graph=line_graph)
+    getattr(line_graph, name).add_(0)
+    with pytest.raises(ValueError, match=r"line_graph .*changed in place since"):
+        conv(x, SYMMETRIC if edges else None, line_graph=line_graph)
+
+
+@pytest.mark.parametrize("value", [torch.ones(()), torch.nn.Parameter(torch.ones(())), "x", None])
+def test_a_scale_that_would_lose_its_gradient(value):
+    conv = PLSTMConv(5, 6)
+    if not isinstance(value, torch.nn.Parameter):
+        del conv.scale
+    conv.__dict__.pop("scale", None)
+    conv.scale = value
+    with pytest.raises(ValueError, match="scale as a finite number"):
+        conv(torch.randn(4, 5), SYMMETRIC)
