@@ -15,7 +15,7 @@ from plstm_graph.nn.model import layer_directions
 from plstm_graph.nn.norm import log_rms
 from plstm_graph.ops import prepare
 from tests.nn.conftest import EDGES, edges_of, output
-from tests.zoo import inputs
+from tests.zoo import inputs as gates_of
 
 names = pytest.mark.parametrize("name", EDGES)
 modes = pytest.mark.parametrize("mode", ["P", "D"])
@@ -516,7 +516,7 @@ def test_prepare_covers_two_way_graphs():
     for part in (graph, two_way, graph.multitree(), two_way.multitree()):
         for line_graph in (part, part.reverse()):
             assert line_graph.has_plan("line_index")
-            args = inputs(line_graph, 2, 3, 3)
+            args = gates_of(line_graph, 2, 3, 3)
             compiled = torch.compile(lambda *x: plstm(*x), fullgraph=True, backend="eager")
             assert torch.equal(compiled(*args, line_graph), plstm(*args, line_graph))
     # Pruned before it was two-way: prepared as it is.
