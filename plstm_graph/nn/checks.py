@@ -25,6 +25,7 @@ from plstm_graph.ops.checks import BACKENDS, form_names
 CHOICES = {
     "mode": ("P", "D"),
     "normalization": ("source", "target"),
+    "transition": ("line", "factored"),
     "transition_node": TRANSITION_NODES,
     "init": ("open", "graph", "grid"),
     "direction": ("auto", "two_way", "forward", "reverse"),

@@ -8,7 +8,7 @@ from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
 
-from plstm_graph.checks import refuse
+from plstm_graph.checks import choice, refuse
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.checks import (
@@ -23,12 +23,13 @@ from plstm_graph.nn.gates import (
     edge_logits,
     line_logits,
     mask_states,
+    normalize_factors,
     normalize_transition,
 )
 from plstm_graph.nn.graphs import directed, lasting, resolve_graph
 from plstm_graph.nn.norm import HeadRMSNorm, log_rms, mean_square, unit_length, widened
 from plstm_graph.nn.projection import Projection
-from plstm_graph.ops import dag_scan, plstm
+from plstm_graph.ops import Factored, dag_scan, plstm
 
 
 class PLSTMConv(MessagePassing):
@@ -66,6 +67,9 @@ class PLSTMConv(MessagePassing):
         transition_node: whose features the Transition of (u -> v) -> (v -> w) reads:
             ``"junction"`` v, ``"start"`` u (the published program), ``"all"``
             u, v and w. Default ``"junction"``.
+        transition: ``"line"``, a Transition for each line edge; ``"factored"``, a product of two
+            gates of edges (:mod:`plstm_graph.nn.gates`): the cost is then that of the edges, so
+            that nodes with thousands of neighbours are no problem. Default ``"line"``.
         direction: ``"two_way"``, against the order of the DAG and then along it; ``"forward"``,
             along it; ``"reverse"``, against it; ``"auto"``, two-way where the input was
             undirected and forward elsewhere. Default ``"auto"``.
@@ -118,6 +122,7 @@ class PLSTMConv(MessagePassing):
         edge_dim: int | None = None,
         normalization: str = "source",
         transition_node: str = "junction",
+        transition: str = "line",
         direction: str = "auto",
         direction_offset: bool = False,
         orientation: str | Tensor = "canonical",
@@ -137,6 +142,7 @@ class PLSTMConv(MessagePassing):
             edge_dim=edge_dim,
             normalization=normalization,
             transition_node=transition_node,
+            transition=transition,
             direction=direction,
             direction_offset=direction_offset,
             orientation=orientation,
@@ -151,6 +157,10 @@ class PLSTMConv(MessagePassing):
             aggr=kwargs.setdefault("aggr", "add"),
         )
         check_heads("out_channels", out_channels, heads)
+        if transition == "factored":
+            remedy = "leave it out with transition='factored'"
+            choice("normalization", normalization, ("source",), remedy)
+            choice("transition_node", transition_node, ("junction",), remedy)
         if "node_dim" in kwargs:
             refuse("node_dim", "to be left out: it is 0 in this layer", kwargs["node_dim"])
         super().__init__(node_dim=0, **kwargs)
@@ -160,7 +170,8 @@ class PLSTMConv(MessagePassing):
         self.mode = mode
         self.edge_dim = edge_dim
         self.normalization = normalization
-        self.transition_node = transition_node
+        self.transition_node = transition_node if transition == "line" else transition
+        self.transition = transition
         self.direction = direction
         self.orientation = orientation
         self.scale = scale
@@ -168,7 +179,7 @@ class PLSTMConv(MessagePassing):
         self.form = form
         self.backend = backend
         self.projection = Projection(
-            in_channels, out_channels, heads, edge_dim, transition_node, bias, init
+            in_channels, out_channels, heads, edge_dim, self.transition_node, bias, init
         )
         self.norm = HeadRMSNorm(heads, out_channels // heads) if head_norm else None
         self.log_norm = log_norm and head_norm
@@ -297,9 +308,14 @@ class PLSTMConv(MessagePassing):
             at_source=at_source,
             at_target=at_target,
             edge=edge,
-            line_index=line_graph.line_index,
+            line_index=line_graph.line_index if self.transition == "line" else None,
             size=size,
         )
+        if self.transition == "factored":
+            transition = Factored(*transition)
+            # A pruned graph has its transitions expanded: they are below one in D-mode.
+            if self.mode == "P":
+                transition = normalize_factors(*transition, line_graph)
         if self.explain and self._edge_mask is not None:
             mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
             source, transition = mask_states(source, transition, mask, line_graph, columns)
@@ -332,13 +348,17 @@ class PLSTMConv(MessagePassing):
         return out
 
     def edge_update(
-        self, at_source_j: Tensor, at_target_i: Tensor, edge: OptTensor, line_index: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gates of edges and line edges: source [E, H], transition [L, H], mark [E, H]."""
+        self, at_source_j: Tensor, at_target_i: Tensor, edge: OptTensor, line_index: OptTensor
+    ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor], Tensor]:
+        """The gates of edges and line edges: source [E, H], transition [L, H] (or its two factors
+        [E, H], not yet normalised), mark [E, H]."""
         source, mark, t_in, t_out = edge_logits(
             at_source_j, at_target_i, edge, self.transition_node
         )
         source, mark = widened(source), widened(mark)
+        if line_index is None:
+            a, b = widened(t_in).tanh(), widened(t_out)
+            return source.sigmoid(), (a, b.tanh() if self.mode == "D" else b), mark.sigmoid()
         transition = widened(line_logits(t_in, t_out, line_index))
         if self.mode == "P":
             group = line_index[0] if self.normalization == "source" else line_index[1]

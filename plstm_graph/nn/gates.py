@@ -16,6 +16,17 @@ features is ever as long as the line edges.
 
 The node of the Transition hangs on one of its two edges: the junction is where e_out starts.
 Hence its part is added on edges too, and a line edge costs two gathers of H numbers.
+
+**Factored transitions** (``transition="factored"``) are a product of a gate of each edge, so that
+nothing is made for line edges at all (:class:`plstm_graph.ops.Factored`); both gates read the
+junction:
+
+.. math::
+    T_l = a_{e_{in}} b_{e_{out}}, \qquad
+    a_e = \tanh(W_A [x_{dst(e)}, a_e]), \qquad b_e = W_B [x_{src(e)}, a_e]
+
+with b after tanh in D-mode. In P-mode a is divided by 0.5 plus the sum of abs(b) over the edges
+that follow e, so that what leaves an edge is bounded as it is without factors.
 """
 
 from typing import NamedTuple
@@ -25,13 +36,14 @@ from torch_geometric.utils import scatter
 
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.norm import widened
+from plstm_graph.ops.inputs import Factored
 
 
 class Gates(NamedTuple):
     """The gates of one forward pass and the line graph whose rows they follow."""
 
     source: Tensor  # [E, H]
-    transition: Tensor  # [L, H]
+    transition: Tensor | Factored  # [L, H], or a and b [E, H]
     mark: Tensor  # [E, H]
     direct: Tensor  # [N, H]
     line_graph: LineGraph
@@ -58,6 +70,35 @@ def normalize_transition(t: Tensor, index: Tensor, size: int, alpha: float = 0.5
     return wide / (total + alpha).index_select(0, index)
 
 
+def normalize_factors(a: Tensor, b: Tensor, line_graph: LineGraph, alpha: float = 0.5) -> Factored:
+    r"""P-mode: scale a so that the sum of |T| over the line edges that leave an edge is below one.
+
+    .. math::
+        T_l = a_{e_{in}} b_{e_{out}} \,/\, (\alpha + \sum_{f \text{ behind } e_{in}} |b_f|)
+
+    Args:
+        a, b: [E, H], a between -1 and 1.
+        line_graph: one-way or two-way, with all pairs of edges that may follow each other.
+        alpha: keeps the sum below one. Default 0.5.
+    """
+    a, b = widened(a), widened(b)
+    size, (src, dst) = b.abs(), line_graph.edge_index
+    if not line_graph.is_two_way:
+        leaving = scatter(size, src, dim=0, dim_size=line_graph.num_nodes, reduce="sum")
+        return Factored(a / (alpha + leaving.index_select(0, dst)), b)
+    # Against edges are followed by both kinds, but not by their twin; along edges by their own.
+    along, n = line_graph.direction, line_graph.num_nodes
+    leaving = scatter(size, 2 * src + along, dim=0, dim_size=2 * n, reduce="sum")
+    total = leaving.index_select(0, 2 * dst + 1)
+    before = leaving.index_select(0, 2 * dst)
+    twin = line_graph.twin
+    turned = size.index_select(0, twin.clamp(min=0)) * (twin >= 0).unsqueeze(-1)
+    against = (1 - along).unsqueeze(-1).to(size.dtype)
+    # A difference of sums is not exactly zero where nothing is left.
+    total = (total + against * (before - turned)).clamp(min=0)
+    return Factored(a / (alpha + total), b)
+
+
 def edge_logits(
     at_source: Tensor, at_target: Tensor, edge: Tensor | None, transition_node: str
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -68,7 +109,7 @@ def edge_logits(
         at_target: [E, H] (or 2H) node parts gathered at its target.
         edge: [E, 4H] edge parts (Source, Mark, Transition in, Transition out) or ``None``: of
             edge features, and of the direction of an edge in a two-way graph.
-        transition_node: ``"junction"``, ``"start"`` or ``"all"``.
+        transition_node: ``"junction"``, ``"start"``, ``"all"`` or ``"factored"``.
 
     Returns:
         Source and Mark [E, H] and the Transition's parts for the edge as e_in and as e_out
@@ -78,6 +119,9 @@ def edge_logits(
         source, t_in, t_out = at_source.chunk(3, -1)
         mark, end = at_target.chunk(2, -1)
         t_out = t_out + end
+    elif transition_node == "factored":
+        source, t_out = at_source.chunk(2, -1)
+        mark, t_in = at_target.chunk(2, -1)
     else:
         source, t_node = at_source.chunk(2, -1)
         mark = at_target
@@ -99,8 +143,12 @@ def line_logits(t_in: Tensor | None, t_out: Tensor | None, line_index: Tensor) -
 
 
 def mask_states(
-    source: Tensor, transition: Tensor, mask: Tensor, line_graph: LineGraph, columns: int
-) -> tuple[Tensor, Tensor]:
+    source: Tensor,
+    transition: Tensor | Factored,
+    mask: Tensor,
+    line_graph: LineGraph,
+    columns: int,
+) -> tuple[Tensor, Tensor | Factored]:
     r"""Scale the state of each edge: all that enters it, new or passed on, is scaled.
 
     .. math::
@@ -108,7 +156,7 @@ def mask_states(
 
     Args:
         source: [E, H].
-        transition: [L, H].
+        transition: [L, H], or factors [E, H].
         mask: [M], one entry per column of the input ``edge_index``.
         line_graph: whose ``edge_id`` picks the entries.
         columns: M.
@@ -125,4 +173,6 @@ def mask_states(
             f"{list(mask.shape)}; do not add or remove edges before the layer"
         )
     mask = mask.index_select(0, line_graph.edge_id).to(source.dtype).unsqueeze(-1)
+    if isinstance(transition, Factored):
+        return source * mask, transition._replace(b=transition.b * mask)
     return source * mask, transition * mask.index_select(0, line_graph.line_index[1])

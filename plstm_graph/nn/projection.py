@@ -17,8 +17,9 @@ from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
 #: Where the Transition of a line edge (u -> v) -> (v -> w) reads node features.
 TRANSITION_NODES = ("junction", "start", "all")  # v; u (as published); u, v and w
 
-#: Smallest and largest bias of the Transition over the heads, for ``init="open"``.
-OPEN_BIAS = (0.5, 3.0)
+#: Smallest and largest bias of the Transition over the heads, for ``init="open"``; that of the
+#: second factor, where it has two.
+OPEN_BIAS, FACTOR_BIAS = (0.5, 3.0), 1.5
 #: Biases of ``init="grid"``: an almost lossless memory that is written and read little.
 GRID_BIAS = {"source": -4.0, "mark": -4.0, "direct": -6.0, "transition": 5.0}
 
@@ -99,7 +100,8 @@ class Projection(torch.nn.Module):
         channels: width of query, key and value, all heads.
         heads: H.
         edge_dim: width of the edge features, -1 for lazy, ``None`` for none.
-        transition_node: one of ``TRANSITION_NODES``.
+        transition_node: one of ``TRANSITION_NODES``, or ``"factored"``: the Transition is a product
+            of two gates, the first of which ends at the junction.
         bias: of all maps.
         init: ``"open"``, ``"graph"`` or ``"grid"``, see :class:`plstm_graph.nn.PLSTMConv`.
     """
@@ -123,6 +125,7 @@ class Projection(torch.nn.Module):
         at_source, at_target = ["source", "transition"], ["mark"]
         if transition_node == "all":
             at_source.insert(1, "transition_start")
+        if transition_node in ("all", "factored"):
             at_target.append("transition_end")
         C, H = channels, heads
         self.split = [C, C, C, H, H * len(at_source), H * len(at_target)]
@@ -186,7 +189,11 @@ class Projection(torch.nn.Module):
                 elif lin.bias is not None:
                     lin.bias[rows].fill_(bias)
                 if self.init == "open" and lin.bias is not None:
-                    if name == "transition":
+                    if self.transition_node == "factored" and name == "transition":
+                        lin.bias[rows].fill_(FACTOR_BIAS)
+                    elif name == (
+                        "transition_end" if self.transition_node == "factored" else "transition"
+                    ):
                         lin.bias[rows].copy_(torch.linspace(*OPEN_BIAS, self.heads))
                     elif name.startswith("transition"):  # the same logit's, with "all"
                         lin.bias[rows].zero_()
@@ -204,7 +211,7 @@ class Projection(torch.nn.Module):
         Returns:
             query, key, value [N, channels], direct [N, H]; what edges read at their source
             [N, 2H] (Source, Transition; with ``"all"`` [N, 3H]) and at their target [N, H]
-            (Mark; with ``"all"`` [N, 2H]); edge parts [E, 4H] or ``None``.
+            (Mark; with ``"all"`` and ``"factored"`` [N, 2H]); edge parts [E, 4H] or ``None``.
         """
         node = self.lin_node(x).split(self.split, -1)
         if self.lin_edge is None:
