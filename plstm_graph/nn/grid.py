@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plstm_graph.checks import choice, integer, refuse
-from plstm_graph.nn.checks import check_features, check_heads, check_options
+from plstm_graph.nn.checks import CHOICES, check_features, check_heads, check_options
 from plstm_graph.nn.grid_gates import ANGLES, GridGates, GridTables, all_directions, grid_tables
 from plstm_graph.nn.norm import HeadRMSNorm, widened
 from plstm_graph.ops import gating_matrix, gating_pays, plstm
-from plstm_graph.ops.checks import FORMS
 
 CONVS = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
 
@@ -92,7 +91,7 @@ class PLSTMGrid(torch.nn.Module):
             bias=bias,
             backend=backend,
         )
-        choice("form", form, (*FORMS, "gating"))
+        choice("form", form, (*CHOICES["form"], "gating"))
         if choice("angle", angle, ANGLES) == "published" and ndim != 2:
             refuse("angle", "'published' with ndim=2", f"ndim={ndim}", "use angle='softmax'")
         if integer("conv", conv, 0) and (conv % 2 == 0 or ndim > 3):
