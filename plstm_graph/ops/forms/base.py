@@ -51,7 +51,9 @@ class Form:
         """The tables that the form needs of the line graph: the caller caches them."""
         raise NotImplementedError
 
-    def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, Any]:
+    def forward(
+        self, inputs: Inputs, scale: float, plan: Sequence[Tensor]
+    ) -> tuple[Tensor, Any]:
         """The result [N, H, V], and anything that saves :meth:`backward` work, or ``None``."""
         raise NotImplementedError
 
