@@ -45,17 +45,20 @@ class LineGraphData(Data):
 
     # Both are asked of each graph in each collation, where PyG's way to an answer takes its time.
 
-    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def __inc__(self, key: str, value: Any, *args: Any) -> Any:
         if key in _RELATIVE:
             return 0
-        mapping = self._store._mapping
-        if key == "edge_index" and type(mapping.get("x")) is Tensor and "num_nodes" not in mapping:
-            return mapping["x"].size(0)
-        return super().__inc__(key, value, *args, **kwargs)
+        if key == "edge_index":
+            mapping = self._store._mapping
+            x = mapping.get("x")
+            if type(x) is Tensor and "num_nodes" not in mapping:
+                return x.size(0)
+        return super().__inc__(key, value, *args)
 
-    def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        dim = _RELATIVE.get(key)
-        return super().__cat_dim__(key, value, *args, **kwargs) if dim is None else dim
+    def __cat_dim__(self, key: str, value: Any, *args: Any) -> Any:
+        if key in _RELATIVE:
+            return _RELATIVE[key]
+        return super().__cat_dim__(key, value, *args)
 
     # PyG tells node and edge attributes by their size, and a line graph has neither's.
 

@@ -413,4 +413,4 @@ def _own(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
         return tensor  # a wrong type, which validate() names
     with torch.inference_mode(False):
-        return tensor.detach().clone()
+        return tensor.detach().clone(memory_format=torch.contiguous_format)

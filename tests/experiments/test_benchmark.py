@@ -13,7 +13,6 @@ from torch_geometric.data import Batch
 from experiments import benchmark, benchmark_building, benchmark_layers, benchmark_published
 from experiments.benchmark_tools import WIDTH, medians, molecule_like, report
 from plstm_graph import LineGraph, to_line_graphs
-from plstm_graph.ops import walk
 from tests.zoo import ZOO, inputs
 
 #: A program with the published operator's arguments that computes the definition.

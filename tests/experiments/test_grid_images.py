@@ -173,7 +173,7 @@ def test_default_patch(sides, expected):
         (["--augment", "cutmix"], "expected augment out of none, shift"),
         (["--patch", "3"], "patches of 3 x 3 pixels divide, got 8 x 8"),
         (["--modes", "PX"], "expected modes as a pattern"),
-        (["--heads", "3"], "divisible by 3 heads"),
+        (["--heads", "3"], "width divisible by heads"),
     ],
 )
 def test_errors_are_messages(args, message, tmp_path):

@@ -50,8 +50,9 @@ from plstm_graph.ops import native
 from plstm_graph.ops.forms.base import Form, Problem
 from plstm_graph.ops.inputs import Inputs
 
-#: Elements of the states that are made together (a megabyte of floats).
-TILE_ELEMENTS = 1 << 18
+#: Elements of the states that are made together: what a cache holds (a megabyte of floats), and at
+#: most in each thread.
+TILE_ELEMENTS, MOST_ELEMENTS = 1 << 18, 1 << 28
 #: A tile of V (backward of K) has some multiple of so many columns, and up to so many: see walk.c.
 STEP, MAX_TILE = 8, 32
 
@@ -200,9 +201,14 @@ def unavailable(problem: Problem) -> str | None:
     return None if reason is None else f"its kernels are not there ({reason}); use form='auto'"
 
 
-def _tile(longest: int, rows: int, columns: int) -> int:
-    """Columns of a tile of states [rows, columns]."""
-    most = TILE_ELEMENTS // max(1, longest * rows) // STEP * STEP
+def _tile(longest: int, rows: int, columns: int, buffers: int = 1) -> int:
+    """Columns of a tile of states [rows, columns]: as many as leave all states of a part in the
+    cache. Where not even the narrowest do, the widest: then a state is one stretch of memory, and
+    an edge is come to least often, as far as the memory for all states is bounded."""
+    room = TILE_ELEMENTS
+    if longest * rows * STEP > room:
+        room = MOST_ELEMENTS // buffers
+    most = room // max(1, longest * rows) // STEP * STEP
     most = min(MAX_TILE, max(STEP, most))
     return -(-columns // -(-columns // most) // STEP) * STEP  # as few as that many tiles need
 
@@ -275,7 +281,7 @@ def _run(
         name, longest, tables = "nodes_" + name, int(walk.longest), walk[2:]
         count = buffers[1] if walk.two_way else buffers[1] // 2
         flags = [int(walk.two_way), longest]
-    tile = _tile(longest, *shape)
+    tile = _tile(longest, *shape, count)
     native.run(
         name, tensors[0].dtype, (walk.node_ptr.numel() - 1) * heads,
         count * longest * shape[0] * tile,

@@ -11,6 +11,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline))
 #define EACH(j) for (int64_t j = 0; j < W / 8; j++)
+#define FAR (1 << 18) /* elements of states that leave the cache */
 #define EIGHT(x) (*(NAME(eight) *)(x))
 
 typedef struct {
@@ -19,7 +20,7 @@ typedef struct {
     REAL *out, *d_query, *d_key, *d_value, *d_source, *d_a, *d_b, *d_mark;
     REAL *before, *states, *d_states, *d_before; /* Z^0, Y, dY, dZ^0 [nodes, rows, W] */
     const int64_t *node, *in_ptr, *into, *out_ptr, *from, *src, *dst, *twin, *place;
-    int64_t nodes, heads, K, V, two_way, c, w;
+    int64_t nodes, heads, K, V, two_way, far, c, w;
 } NAME(part);
 
 /* What an edge e from node s to node d, and in a two-way graph its twin, are made of. */
@@ -36,6 +37,41 @@ INLINE NAME(edge) NAME(edge_of)(const NAME(part) *u, int64_t e) {
 
 INLINE REAL *NAME(at)(const NAME(part) *u, REAL *states, int64_t n, int64_t size) {
     return states + u->place[n] * size;
+}
+
+#define FETCH(x) __builtin_prefetch(x)
+
+/* Ask for what the edges behind place p of a list are made of: in a large part that is far from the
+ * cache. `state` of the node at one end is read, `grads` are written. */
+INLINE void NAME(fetch)(const NAME(part) *u, const int64_t *list, int64_t p, int64_t last,
+                        const REAL *states, const int64_t *end, int64_t size, int grads) {
+    if (p + 6 < last) {
+        FETCH(u->src + list[p + 6]);
+        FETCH(u->dst + list[p + 6]);
+    }
+    if (p + 3 < last) {
+        int64_t e = list[p + 3], gate = e * u->heads, s = u->src[e], d = u->dst[e];
+        FETCH(u->a + gate);
+        FETCH(u->b + gate);
+        FETCH(u->source + gate);
+        FETCH(u->mark + gate);
+        FETCH(NAME(of)(u->key, s));
+        FETCH(NAME(of)(u->value, s));
+        FETCH(u->place + end[e]);
+        if (grads) {
+            FETCH(u->d_a + gate);
+            FETCH(u->d_b + gate);
+            FETCH(u->d_source + gate);
+            FETCH(u->d_mark + gate);
+            FETCH(NAME(of)(u->query, d));
+            FETCH(NAME(of)(u->grad, d));
+            FETCH(u->d_query + d * u->heads * u->K);
+        }
+    }
+    if (p + 1 < last) {
+        const REAL *state = NAME(at)(u, (REAL *)states, end[list[p + 1]], size);
+        for (int64_t i = 0; i < size; i += 64 / (int64_t)sizeof(REAL)) FETCH(state + i);
+    }
 }
 
 /* One edge of the forward: C = b (come - at (bt back + lt rt^T)) + left right^T, into += a C,
@@ -90,6 +126,8 @@ INLINE void NAME(sums)(const NAME(part) *u, NAME(nodes) left, NAME(nodes) right,
             NAME(edge) e = NAME(edge_of)(u, u->into[p]);
             int64_t t = u->two_way ? u->twin[e.edge] : -1;
             NAME(eight) sum[4] = {0};
+            if (u->far)
+                NAME(fetch)(u, u->into, p, u->in_ptr[u->nodes], u->states, u->src, size, 0);
             const REAL *come = NAME(at)(u, u->states, e.s, size), *l = NAME(of)(left, e.s);
             const REAL *q = NAME(of)(u->query, n);
             NAME(load)(x, e.source, NAME(of)(right, e.s), u->c, u->w, W);
@@ -161,6 +199,8 @@ INLINE void NAME(adjoint_sums)(const NAME(part) *u, int64_t W) {
         for (int64_t p = u->out_ptr[i]; p < u->out_ptr[i + 1]; p++) {
             NAME(edge) e = NAME(edge_of)(u, u->from[p]);
             int64_t t = u->two_way ? u->twin[e.edge] : -1;
+            if (u->far)
+                NAME(fetch)(u, u->from, p, u->out_ptr[u->nodes], u->d_states, u->dst, size, 1);
             NAME(eight) q[4], k[4], kt[4], d_query[4] = {0}, d_key[4] = {0};
             REAL *later = NAME(at)(u, u->d_states, e.d, size);
             NAME(load)(q, e.mark, NAME(of)(u->query, e.d), u->c, u->w, W);
@@ -245,6 +285,7 @@ void NAME(nodes_forward)(const REAL *query, const REAL *key, const REAL *value,
             .into = into, .out_ptr = out_ptr + start, .from = from, .src = src, .dst = dst,
             .twin = twin, .place = place, .nodes = node_ptr[part + 1] - start, .heads = heads,
             .K = K, .V = V, .two_way = two_way,
+            .far = (node_ptr[part + 1] - start) * K * W > FAR,
         };
         for (int64_t j = 0; j < u.nodes; j++) {
             int64_t n = u.node[j];
@@ -284,6 +325,7 @@ void NAME(nodes_backward)(const REAL *grad, const REAL *query, const REAL *key, 
             .into = into, .out_ptr = out_ptr + start, .from = from, .src = src, .dst = dst,
             .twin = twin, .place = place, .nodes = node_ptr[part + 1] - start, .heads = heads,
             .K = K, .V = V, .two_way = two_way,
+            .far = (node_ptr[part + 1] - start) * K * W > FAR,
         };
         for (int64_t j = 0; j < u.nodes; j++) {
             int64_t n = u.node[j], at = n * heads + h;
@@ -304,5 +346,7 @@ void NAME(nodes_backward)(const REAL *grad, const REAL *query, const REAL *key, 
 #undef APART
 #undef EACH
 #undef EIGHT
+#undef FAR
+#undef FETCH
 #undef WITH
 #undef TILES
