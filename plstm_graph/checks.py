@@ -131,6 +131,7 @@ def dense(
     device: torch.device | None = None,
     like: str = "x",
     remedy: str = "",
+    sizes: str = "",
 ) -> Tensor:
     """A dense tensor.
 
@@ -140,6 +141,8 @@ def dense(
             last one stands for any further axes.
         dtype: that it must have; ``None`` for any of :data:`FLOATS`.
         device: that it must be on, the device of the argument ``like``. Default: any.
+        remedy: for all mistakes but the device. Default: one for each.
+        sizes: whose sizes are meant, for a wrong one.
     """
     open_end = bool(shape) and shape[-1] == "*"
     axes = shape[:-1] if open_end else shape
@@ -152,7 +155,7 @@ def dense(
         or (value.dim() > len(axes) and not open_end)
         or any(isinstance(a, int) and a != b for a, b in zip(axes, value.shape))
     ):
-        pass
+        remedy = remedy or sizes
     elif value.dtype not in FLOATS if dtype is None else value.dtype != dtype:
         call = "encode it first, or call .float()" if dtype is None else f"call .to({dtype})"
         remedy = remedy or call
@@ -161,5 +164,5 @@ def dense(
             refuse(name, f"on {device} like {like}", str(value.device), "move it with .to()")
         return value
     kind = "floating-point" if dtype is None else str(dtype).removeprefix("torch.")
-    sizes = ", ".join(map(str, shape))
-    refuse(name, f"as a dense {kind} tensor [{sizes}]", describe(value), remedy)
+    axes = ", ".join(map(str, shape))
+    refuse(name, f"as a dense {kind} tensor [{axes}]", describe(value), remedy)

@@ -153,16 +153,12 @@ KINDS |= {
 }
 
 
-def cases(
-    table: dict, good_values: set = frozenset(), still_open: set = frozenset(), marks: tuple = ()
-) -> list:
+def cases(table: dict, good_values: set = frozenset()) -> list:
     """Parameters (callable, good arguments, argument, bad value) of all rows of a table.
 
     Args:
         table: name -> (callable, good arguments, argument -> kind).
         good_values: (name, argument, label) that are no mistakes here.
-        still_open: (name, argument) that may still fail.
-        marks: of all cases.
     """
     found = []
     for name, (call, good, kinds) in table.items():
@@ -172,11 +168,8 @@ def cases(
                     continue
                 if (name, argument, label) in good_values:
                     continue
-                mark = [*marks]
-                if (name, argument) in still_open:
-                    mark.append(pytest.mark.xfail(strict=False, reason="LineGraph's own check"))
                 label = f"{name}-{argument}-{label}"
-                found.append(pytest.param(call, good, argument, bad, id=label, marks=mark))
+                found.append(pytest.param(call, good, argument, bad, id=label))
     return found
 
 

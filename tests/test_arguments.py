@@ -317,13 +317,6 @@ TABLE: dict[str, tuple[Callable, dict[str, Any], dict[str, str]]] = {
     "from_smiles": (from_smiles, {"smiles": "CCO"}, {"smiles": "text"}),
     "from_mol": (from_mol, {}, {"mol": "data"}),
 }
-#: What LineGraph itself has yet to check.
-OPEN = {
-    ("LineGraph", "num_nodes"),
-    ("LineGraph.from_edge_index", "num_nodes"),
-    ("LineGraph.from_edge_index", "orientation"),
-    ("LineGraph.from_networkx", "orientation"),
-}
 POSITIONS = ("list", "float16 of ints", "int32", "other dtype", "float8")
 #: Values that are good for this one.
 GOOD = {
@@ -334,7 +327,7 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize(("call", "good", "argument", "bad"), cases(TABLE, GOOD, OPEN))
+@pytest.mark.parametrize(("call", "good", "argument", "bad"), cases(TABLE, GOOD))
 @pytest.mark.filterwarnings("ignore")
 def test_refused_by_name(call, good, argument, bad, request):
     if "draw_" in request.node.name:

@@ -56,20 +56,14 @@ OPERATORS = {
     ),
 }
 #: Widths and precisions are the caller's: wider values, and halves beside floats, are good.
-WIDER = {("plstm", "value", "more columns"), ("dag_scan", "x", "more columns")}
+WIDER = {
+    ("plstm", "value", "more columns"),
+    ("dag_scan", "x", "more columns"),
+    ("gating_matrix", "views", "more rows"),
+}
 
 
-OWN = pytest.mark.xfail(strict=False, reason="the operators' own check")
-
-
-@pytest.mark.parametrize(
-    ("call", "good", "argument", "bad"),
-    cases(
-        OPERATORS,
-        WIDER,
-        marks=(pytest.mark.xfail(strict=False, reason="the operators' own check"),),
-    ),
-)
+@pytest.mark.parametrize(("call", "good", "argument", "bad"), cases(OPERATORS, WIDER))
 @pytest.mark.filterwarnings("ignore")
 def test_operators_refuse_by_name(call, good, argument, bad):
     assert_refused(call, good, argument, bad)

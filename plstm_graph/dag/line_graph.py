@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from plstm_graph.checks import integer
 from plstm_graph.dag import relatives
 from plstm_graph.dag.checks import (
     check_batch,
@@ -79,13 +81,17 @@ class LineGraph:
         edge_id: Tensor | None = None,
         node_batch: Tensor | None = None,
     ) -> None:
+        integer("num_nodes", num_nodes, 0)
         edge_index = index_tensor("edge_index", edge_index, 2)
         line_index = index_tensor("line_index", line_index, 2)
         if edge_id is None:
             edge_id = torch.arange(edge_index.size(1), device=edge_index.device)
+        edge_id = index_tensor("edge_id", edge_id, None)
+        if node_batch is not None:
+            index_tensor("node_batch", node_batch, None)
         member = Member(_own(edge_index), _own(edge_id))
         batch = None if node_batch is None else _own(node_batch)
-        family = Family(int(num_nodes), member, batch, line_index=_own(line_index))
+        family = Family(num_nodes, member, batch, line_index=_own(line_index))
         self._enter(family, Kind.ORIGINAL)
         self.validate()
 
@@ -140,13 +146,14 @@ class LineGraph:
                 neither acyclic nor symmetric.
         """
         from plstm_graph.dag.build import build_line_parts
+        from plstm_graph.dag.orient import check_orientation
 
         edge_index = index_tensor("edge_index", edge_index, 2)
+        check_orientation(orientation)
         if num_nodes is None:
             num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
             num_nodes = max(num_nodes, batch.numel() if isinstance(batch, Tensor) else 0)
-        if num_nodes < 0:
-            raise ValueError(f"expected num_nodes >= 0, got {num_nodes}")
+        integer("num_nodes", num_nodes, 0)
         check_range("edge_index", edge_index, num_nodes, "nodes")
         if batch is not None:
             check_batch("batch", batch, edge_index, num_nodes)
@@ -160,7 +167,8 @@ class LineGraph:
             edge_keys=feature_keys("edge_attr", edge_attr, edge_index.size(1)),
             lines=False,
         )
-        return cls._of_parts(num_nodes, parts, batch, edge_index.device)
+        with torch.inference_mode(False):  # it must serve in training, too
+            return cls._of_parts(num_nodes, parts, batch, edge_index.device)
 
     @classmethod
     def _of_parts(
@@ -168,7 +176,9 @@ class LineGraph:
     ) -> LineGraph:
         """From what :func:`plstm_graph.dag.build.build_line_parts` made, arrays or tensors."""
         tensors = {
-            name: part if isinstance(part, Tensor) else torch.from_numpy(part).to(device)
+            name: part.contiguous()
+            if isinstance(part, Tensor)
+            else torch.from_numpy(np.ascontiguousarray(part)).to(device)
             for name, part in parts._asdict().items()
             if part is not None
         }
@@ -410,7 +420,5 @@ class LineGraph:
 def _own(tensor: Tensor) -> Tensor:
     """A copy that nobody else changes, and that serves in training where it was made in inference
     mode."""
-    if not isinstance(tensor, Tensor):
-        return tensor  # a wrong type, which validate() names
     with torch.inference_mode(False):
         return tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -51,10 +51,12 @@ def resolve_backend(backend: str, device: torch.device) -> str:
 def _check_one_dtype(tensors: dict[str, Tensor]) -> None:
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if torch.float64 in dtypes and len(dtypes) > 1:
-        others = ", ".join(name for name, x in tensors.items() if x.dtype != torch.float64)
+        double = [name for name, x in tensors.items() if x.dtype == torch.float64]
+        others = [name for name in tensors if name not in double]
         refuse(
-            others, "of dtype torch.float64 like the other inputs", "other dtypes", "call .double()"
-        )
+            "all inputs", "of dtype torch.float64 where one is",
+            f"{', '.join(double)} in float64, {', '.join(others)} in others", "call .double()",
+        )  # fmt: skip
 
 
 def _transition(
@@ -88,6 +90,7 @@ def check_plstm(
     real("scale", scale, remedy=remedy if isinstance(scale, Tensor) else "")
     n, e = line_graph.num_nodes, line_graph.num_edges
     like = {"device": line_graph.device, "like": "line_graph"}
+    like["sizes"] = "N and E are those of line_graph, H and K those of query"
     query = dense("query", inputs.query, n, "H", "K", **like)
     value = dense("value", inputs.value, n, query.size(1), "V", **like)
     _, heads, k = query.shape
@@ -122,6 +125,7 @@ def check_scan(
     check_line_graph(line_graph)
     axes = ("J", "W") if isinstance(x, Tensor) and x.dim() == 4 else ("W",)
     shape = (line_graph.num_edges, "H", *axes)
-    x = dense("x", x, *shape, device=line_graph.device, like="line_graph")
+    like = {"device": line_graph.device, "like": "line_graph", "sizes": "E is that of line_graph"}
+    x = dense("x", x, *shape, **like)
     states = x.size(2) if x.dim() == 4 else None
     _check_one_dtype({"x": x, **_transition(transition, line_graph, x.size(1), states)})

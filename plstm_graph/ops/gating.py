@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plstm_graph.checks import dense
+from plstm_graph.checks import dense, refuse
 from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops import native
@@ -150,18 +150,14 @@ def _composed_grads(inputs, views, line_graph, grad) -> tuple[Tensor | None, ...
 
 def _check_views(views: Tensor, line_graph: LineGraph, heads: int) -> None:
     n = line_graph.num_nodes
-    if not isinstance(views, Tensor):
-        raise ValueError(f"expected views as an int64 tensor [O, {n}], got {type(views).__name__}")
-    if views.dim() != 2 or views.size(1) != n or views.dtype != torch.int64:
-        raise ValueError(
-            f"expected views as int64 of shape [O, {n}] (a renumbering of the nodes for each "
-            f"view), got {views.dtype} {list(views.shape)}"
-        )
+    remedy = "each of the O views is a renumbering of the nodes"
+    like = {"dtype": torch.int64, "device": line_graph.device, "like": "line_graph"}
+    dense("views", views, "O", n, sizes=remedy, **like)
     if views.size(0) < 1 or heads % views.size(0):
-        raise ValueError(
-            f"expected a number of heads that {views.size(0)} views divide (heads view-major), "
-            f"got {heads}"
-        )
+        refuse(
+            "views", f"as many as divide the {heads} heads (heads are view-major)", views,
+            "give each view the same number of heads",
+        )  # fmt: skip
     if not torch.equal(views.sort(1)[0], torch.arange(n, device=views.device).expand_as(views)):
         raise ValueError("expected each row of views to be a permutation of the nodes")
 
@@ -196,7 +192,10 @@ def gating_matrix(
         ValueError: on a wrong shape, dtype, device or backend.
     """
     check_line_graph(line_graph)
-    dense("direct", direct, line_graph.num_nodes, "H")
+    like = {"device": line_graph.device, "like": "line_graph", "sizes": "N is that of line_graph"}
+    dense("direct", direct, line_graph.num_nodes, "H", **like)
+    for name, gate in {"source": source, "mark": mark}.items():
+        dense(name, gate, line_graph.num_edges, direct.size(1), "*", sizes="H is that of direct")
     one = direct.new_ones(*direct.shape, 1)
     inputs = Inputs(one, one, one, source, transition, mark, direct)
     check_plstm(inputs, line_graph, 1.0, "auto", backend)

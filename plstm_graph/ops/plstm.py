@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plstm_graph.checks import integer
+from plstm_graph.checks import flag, integer
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.family import MAX_LINE_EDGES, untraced
 from plstm_graph.dag.line_graph import LineGraph
@@ -235,6 +235,7 @@ def dag_scan(
     Raises:
         ValueError: on a wrong shape, dtype, device or backend, and if ``"triton"`` cannot run here.
     """
+    flag("reverse", reverse)
     check_scan(x, transition, line_graph, backend)
     if isinstance(transition, Factored) and not line_graph.is_complete:
         transition = transition.expand(line_graph.line_index)
