@@ -275,6 +275,7 @@ void NAME(nodes_forward)(const REAL *query, const REAL *key, const REAL *value,
                          const int64_t *in_ptr, const int64_t *into, const int64_t *out_ptr,
                          const int64_t *from, const int64_t *src, const int64_t *dst,
                          const int64_t *twin) {
+    large_pages(work, (1 + two_way) * longest * K * W * sizeof(REAL));
     for (int64_t i = first; i < last; i++) {
         int64_t part = i / heads, h = i % heads, start = node_ptr[part];
         NAME(part) u = {
@@ -312,6 +313,7 @@ void NAME(nodes_backward)(const REAL *grad, const REAL *query, const REAL *key, 
                           const int64_t *from, const int64_t *src, const int64_t *dst,
                           const int64_t *twin) {
     int64_t size = longest * V * W;
+    large_pages(work, (2 + 2 * two_way) * size * sizeof(REAL));
     for (int64_t i = first; i < last; i++) {
         int64_t part = i / heads, h = i % heads, start = node_ptr[part];
         NAME(part) u = {
