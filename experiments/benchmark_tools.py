@@ -16,6 +16,7 @@ from torch_geometric.data import Data
 from experiments import device as devices
 from plstm_graph import LineGraph
 from plstm_graph.ops import plstm
+from plstm_graph.ops.inputs import Inputs
 
 HEADS, SIZE, WIDTH, GRAPHS = 4, 24, 96, 64
 
@@ -66,12 +67,21 @@ def sequence(edges: int) -> LineGraph:
     return LineGraph.from_edge_index(torch.stack([node[:-1], node[1:]]), edges + 1)
 
 
-def op_inputs(line_graph: LineGraph, heads: int = HEADS, size: int = SIZE) -> list[Tensor]:
-    n, e, l = line_graph.num_nodes, line_graph.num_edges, line_graph.num_line_edges
+def op_inputs(
+    line_graph: LineGraph, heads: int = HEADS, size: int = SIZE, factored: bool = False
+) -> list[Tensor]:
+    """The seven tensors of ``plstm``, or eight: with a and b in the place of the transition."""
+    n, e = line_graph.num_nodes, line_graph.num_edges
     torch.manual_seed(0)
     node = [torch.randn(n, heads, size) for _ in range(3)]
-    gates = [torch.rand(e, heads), torch.rand(l, heads) * 0.5, torch.rand(e, heads)]
-    made = (*node, *gates, torch.rand(n, heads))
+    if factored:
+        # What leaves an edge is bounded, as in a layer.
+        src, dst = line_graph.edge_index.cpu()
+        leaving = torch.bincount(src, minlength=n)[dst].clamp(min=1)
+        transition = [torch.rand(e, heads) / leaving[:, None], torch.rand(e, heads)]
+    else:
+        transition = [torch.rand(line_graph.num_line_edges, heads) * 0.5]
+    made = (*node, torch.rand(e, heads), *transition, torch.rand(e, heads), torch.rand(n, heads))
     return [x.to(line_graph.device).requires_grad_() for x in made]
 
 
@@ -113,7 +123,7 @@ def op_step(line_graph: LineGraph, inputs: list[Tensor], form: str) -> Callable[
         if form == "edge loop":
             out = edge_loop(*inputs, line_graph)
         else:
-            out = plstm(*inputs, line_graph, form=form)
+            out = plstm(*Inputs.of(inputs), line_graph, form=form)
         torch.autograd.grad(out, inputs, torch.ones_like(out))
 
     return step

@@ -27,9 +27,9 @@ from scipy.optimize import nnls
 from torch_geometric.data import Batch
 
 from experiments import reporting
-from experiments.benchmark_tools import molecule_like, op_inputs, random_dag, sequence
+from experiments.benchmark_tools import molecule_like, op_inputs, op_step, random_dag, sequence
 from plstm_graph import LineGraph, grid_line_graph
-from plstm_graph.ops import Factored, cost, plstm
+from plstm_graph.ops import cost
 from plstm_graph.ops.forms import FORMS, Problem
 
 COSTS = Path(cost.__file__).with_name("costs.json")
@@ -83,21 +83,6 @@ def problems(seed: int) -> Iterator[tuple[str, LineGraph, int, int, bool]]:
         yield f"{name}, factored", graphs[name][0], 4, 24, True
 
 
-def step(graph: LineGraph, heads: int, size: int, factored: bool, form: str) -> Callable[[], None]:
-    inputs = op_inputs(graph, heads, size)
-    tensors = list(inputs)
-    if factored:
-        a, b = (torch.rand_like(inputs[3]).requires_grad_() for _ in range(2))
-        inputs[4] = Factored(a, b)
-        tensors[4:5] = a, b
-
-    def run() -> None:
-        out = plstm(*inputs, graph, form=form)
-        torch.autograd.grad(out.sum(), tensors)
-
-    return run
-
-
 def measure(steps: dict[str, Callable[[], None]], turns: int) -> dict[str, float]:
     """Median microseconds, the steps in turns."""
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -132,7 +117,6 @@ def main(turns: int = 7, write: bool = True) -> None:
         stored = json.loads(COSTS.read_text())
         stored["constants"]["cpu"] = {form: fit(found) for form, found in rows.items()}
         stored["measured"] = {
-            "command": "python -m experiments.kernels.calibrate",
             **reporting.environment(0),
         }
         COSTS.write_text(json.dumps(stored, indent=2) + "\n")
@@ -149,7 +133,7 @@ def _all_forms(
         if name == "naive" or not cost.cost(form, problem) < HOPELESS:
             continue
         features[name] = form.features(cost.as_seen_by(form, problem))
-        steps[name] = step(graph, heads, size, factored, name)
+        steps[name] = op_step(graph, op_inputs(graph, heads, size, factored), name)
     return measure(steps, turns), features
 
 

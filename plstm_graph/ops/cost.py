@@ -1,4 +1,5 @@
-"""The choice of ``form="auto"``: the form with the least estimated time.
+"""The choice of ``form="auto"``: the form with the least estimated time, of the compiled ones where
+one of them can run.
 
 The estimate of a form is linear in its features (:meth:`plstm_graph.ops.forms.Form.features`). The
 constants, microseconds of forward and backward per unit of a feature, are in ``costs.json``, one
@@ -49,9 +50,14 @@ def cheapest(problem: Problem) -> tuple[str, float]:
     """The form that is expected to be fastest, and its cost. Planned once for each size."""
 
     def choose(_: object) -> tuple[str, float]:
-        costs = {form.name: cost(form, problem) for form in FORMS[problem.backend].values()}
-        best = min(costs, key=costs.get)
-        return best, costs[best]
+        best, least = "walk", float("inf")
+        for portable in (False, True):
+            for form in FORMS[problem.backend].values():
+                if form.portable == portable and (found := cost(form, problem)) < least:
+                    best, least = form.name, found
+            if least < float("inf"):
+                break
+        return best, least
 
     return problem.line_graph.plan(("cheapest", *problem[1:]), choose)
 

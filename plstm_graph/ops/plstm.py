@@ -194,7 +194,8 @@ _run_eagerly = untraced(_run)
 
 def _problem(inputs: Inputs, line_graph: LineGraph, backend: str) -> Problem:
     sizes = (*inputs.query.shape[1:], inputs.value.size(2))
-    return Problem(line_graph, *sizes, inputs.factored, backend)
+    dtype = compute_dtype(*inputs.tensors)
+    return Problem(line_graph, *sizes, inputs.factored, backend, dtype)
 
 
 def _is_prepared(inputs: Inputs, line_graph: LineGraph, form: str, backend: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
@@ -25,6 +26,7 @@ class Problem(NamedTuple):
     value_size: int  # V
     factored: bool  # whether the transition is Factored
     backend: str  # "torch" or "triton", before the choice also "auto"
+    dtype: torch.dtype = torch.float32  # of the arithmetic
 
 
 class Form:
@@ -36,6 +38,8 @@ class Form:
         factored: whether :class:`~plstm_graph.ops.inputs.Factored` transitions are taken as they
             are; other forms get the graph of junctions (:mod:`plstm_graph.ops.junctions`).
         plan_size: how many tables :meth:`plan` returns, for a form that others give way to.
+        portable: whether it consists of torch operations alone, on any device: ``form="auto"`` looks
+            at such a form only where no other one can run.
         gives_way_to: the form that computes instead where a result is not finite, for forms that
             multiply by zero what a node cannot hear.
     """
@@ -43,6 +47,7 @@ class Form:
     name: str
     backend: str = "torch"
     factored: bool = False
+    portable: bool = False
     plan_size: int | None = None
     gives_way_to: str | None = None
 

@@ -208,6 +208,7 @@ def _node_gradients(
 
 class Chunkwise(Form):
     name = "chunkwise"
+    portable = True
     gives_way_to = "levelwise"
 
     def features(self, problem: Problem) -> dict[str, float]:

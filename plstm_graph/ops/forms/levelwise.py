@@ -134,6 +134,7 @@ def states_backward(
 
 class Levelwise(Form):
     name = "levelwise"
+    portable = True
     plan_size = 1 + 2 * len(LevelSchedule._fields)
 
     def features(self, problem: Problem) -> dict[str, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from plstm_graph.ops.forms.base import Form, Problem
@@ -59,6 +60,8 @@ class TritonDense(_Kernels):
         return dense
 
     def unavailable(self, problem: Problem) -> str | None:
+        if problem.dtype == torch.float64:
+            return "its kernels are for float32; use form='walk' in float64"
         sizes = problem.key_size, problem.value_size
         return self.module().unavailable(problem.line_graph, *sizes)
 

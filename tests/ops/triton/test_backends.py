@@ -124,7 +124,9 @@ def test_plstm_by_kernels(form, kind):
     for name in ("fork", "two_way_tree", "molecules"):
         line_graph = ZOO[name]()
         args = list(inputs(line_graph, states=2 if kind == "states" else None))
-        tensors = [x.detach().requires_grad_() for x in args]
+        # The dense kernels are for float32.
+        dtype, atol = (torch.float32, 1e-3) if form == "dense" else (torch.float64, 1e-8)
+        tensors = [x.detach().to(dtype).requires_grad_() for x in args]
         if kind == "factored":
             tensors = [*tensors[:4], tensors[3].detach().clone().requires_grad_(),
                        tensors[3].detach().clone().requires_grad_(), *tensors[5:]]  # fmt: skip
@@ -136,11 +138,11 @@ def test_plstm_by_kernels(form, kind):
             plstm(*join(tensors), line_graph, scale=0.7, form=f, backend=b)
             for f, b in ((form, "triton"), ("naive", "torch"))
         )
-        assert torch.allclose(got, want, atol=1e-10)
+        assert torch.allclose(got, want, atol=atol)
         grads = [
             torch.autograd.grad(x.square().sum(), tensors, create_graph=True) for x in (got, want)
         ]
         for a, b in zip(*grads):
-            assert torch.allclose(a, b, atol=1e-9)
+            assert torch.allclose(a, b, atol=atol)
         second = [torch.autograd.grad(g[0].square().sum(), tensors[1])[0] for g in grads]
-        assert torch.allclose(*second, atol=1e-8)
+        assert torch.allclose(*second, rtol=1e-3, atol=atol)
