@@ -84,12 +84,11 @@ class _Cached:
             and all(a is b for a, b in zip(made_of[:-1], self.made_of))
             and made_of[-1] == self.made_of[-1]
             and self.versions == self._versions()
+            and not self.line_graph.is_changed
         )
 
     def _versions(self) -> list[int]:
-        graph = self.line_graph
-        own = () if graph is None else (graph.edge_index, graph.edge_id)
-        tensors = (t for t in (*self.made_of, *own) if isinstance(t, Tensor))
+        tensors = (t for t in self.made_of if isinstance(t, Tensor))
         return [0 if t.is_inference() else t._version for t in tensors]
 
     def __reduce__(self) -> tuple:

@@ -108,6 +108,17 @@ class Family:
             (Kind.ORIGINAL, key): value for key, value in known.items() if value is not None
         }
         self._lock = threading.RLock()
+        self._made: list[tuple[Tensor, int]] = []
+        self._note(*original, node_batch, node_rank, line_index)
+
+    def _note(self, *tensors: Tensor | None) -> None:
+        """Remember how often tensors that users can reach were changed when they were made."""
+        self._made += [(x, x._version) for x in tensors if x is not None and not x.is_inference()]
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether one of these tensors was changed in place since."""
+        return any(x._version != version for x, version in self._made)
 
     @untraced
     def make(
@@ -119,6 +130,8 @@ class Family:
                 # What is first asked for in an evaluation must serve in training.
                 with torch.inference_mode(False), torch.device("cpu"):
                     self.plans[key] = make(graph)
+                if key[1] == "line_index":
+                    self._note(self.plans[key])
             return self.plans[key]
 
     @untraced
@@ -129,6 +142,7 @@ class Family:
             if kind not in self.members:
                 with torch.inference_mode(False), torch.device("cpu"):
                     self.members[kind] = make(graph, kind)
+                self._note(*self.members[kind])
 
     def bare(self, kind: int) -> Family:
         """A copy with the member ``kind`` and without the plans that are cheap to rebuild."""
@@ -165,11 +179,15 @@ class Family:
                 if kind in members
             }
             other.plans = {key: move(value) for key, value in self.plans.items() if keep(key)}
-            other._lock = threading.RLock()
+            other._lock, other._made = threading.RLock(), []
+            for member in other.members.values():
+                other._note(*member)
             return other
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_made")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock())
+        self.__dict__.update(state, _lock=threading.RLock(), _made=[])
+        for member in self.members.values():
+            self._note(*member)

@@ -283,6 +283,12 @@ class LineGraph:
         return self.plan("direction", lambda graph: torch.ones_like(graph.edge_id))
 
     @property
+    def is_changed(self) -> bool:
+        """Whether a tensor of this graph or of a relative was changed in place since it was made:
+        what was derived from it is wrong then."""
+        return self._family.is_changed
+
+    @property
     def undirected(self) -> Tensor:
         """[E] bool, whether an edge's graph was undirected, so that its opposite is an input."""
         if self.opposite_id is None:

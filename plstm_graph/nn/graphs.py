@@ -109,16 +109,14 @@ def check_line_graph(line_graph: Any, x: Tensor, edge_index: Tensor | None) -> N
             f"expected line_graph on {x.device} like x, got {line_graph.device}; "
             f"move it with line_graph.to(x.device)"
         )
-    own = (line_graph.edge_index, line_graph.edge_id)
-    versions = [_version(tensor) for tensor in own]
-    seen = line_graph.plan("nn.seen", lambda _: {"versions": versions})
-    if seen["versions"] != versions:
+    if line_graph.is_changed:
         raise ValueError(
-            f"expected the tensors of line_graph as they were when it was first used, got ones "
-            f"that were changed in place since; {REMEDY}"
+            f"expected the tensors of line_graph as they were when it was made, got ones that were "
+            f"changed in place since; {REMEDY}"
         )
     if edge_index is None:
         return
+    seen = line_graph.plan("nn.seen", lambda _: {})
     if seen.get("edge_index") is edge_index and seen["version"] == _version(edge_index):
         return
     _check_columns(line_graph, edge_index)

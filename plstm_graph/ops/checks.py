@@ -24,6 +24,10 @@ def form_names() -> list[str]:
 def check_line_graph(line_graph: Any) -> None:
     remedy = "build one with LineGraph.from_edge_index or LineGraph.from_data"
     instance("line_graph", line_graph, LineGraph, "a LineGraph", remedy)
+    if not torch.compiler.is_compiling() and line_graph.is_changed:
+        refuse(
+            "line_graph", "with the tensors that it was made of", "ones changed in place", remedy
+        )
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

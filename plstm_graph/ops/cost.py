@@ -48,18 +48,21 @@ def cost(form: Form, problem: Problem) -> float:
 
 def cheapest(problem: Problem) -> tuple[str, float]:
     """The form that is expected to be fastest, and its cost. Planned once for each size."""
+    found = problem.line_graph.plan(("cheapest", *problem[1:]), lambda _: _cheapest(problem))
+    if FORMS[problem.backend][found[0]].unavailable(problem) is None:
+        return found
+    return _cheapest(problem)  # kernels were switched off since
 
-    def choose(_: object) -> tuple[str, float]:
-        best, least = "walk", float("inf")
-        for portable in (False, True):
-            for form in FORMS[problem.backend].values():
-                if form.portable == portable and (found := cost(form, problem)) < least:
-                    best, least = form.name, found
-            if least < float("inf"):
-                break
-        return best, least
 
-    return problem.line_graph.plan(("cheapest", *problem[1:]), choose)
+def _cheapest(problem: Problem) -> tuple[str, float]:
+    best, least = "walk", float("inf")
+    for portable in (False, True):
+        for form in FORMS[problem.backend].values():
+            if form.portable == portable and (found := cost(form, problem)) < least:
+                best, least = form.name, found
+        if least < float("inf"):
+            break
+    return best, least
 
 
 def is_chosen(problem: Problem) -> bool:

@@ -59,7 +59,7 @@ zoo = pytest.mark.parametrize("name", ZOO)
         ({"node_batch": EDGES}, r"node_batch of shape \[\*\], got \[2, 3\]"),
         ({"node_batch": ints(0, 0, 0)}, r"node_batch with 4 entries \(one per node\), got 3"),
         # range
-        ({"num_nodes": -1}, r"num_nodes >= 0, got -1"),
+        ({"num_nodes": -1}, r"num_nodes as an integer of 0 or more, got -1"),
         ({"num_nodes": 3}, r"edge_index between 0 and 2 \(3 nodes\), got values from 0 to 3"),
         ({"num_nodes": 0}, r"edge_index between 0 and -1 \(0 nodes\)"),
         ({"edge_index": EDGES - 1}, r"edge_index between 0 and 3 .*from -1 to 2"),
@@ -113,7 +113,10 @@ def test_constructor_refuses(change, message):
         ({"edge_index": EDGES[None]}, r"edge_index of shape \[2, \*\], got \[1, 2, 3\]"),
         ({"num_nodes": 2}, r"edge_index between 0 and 1 \(2 nodes\)"),
         ({"edge_index": EDGES - 1}, r"edge_index between 0 and 3 .*from -1 to 2"),
-        ({"edge_index": EDGES[:, :0], "num_nodes": -1}, r"num_nodes >= 0, got -1"),
+        (
+            {"edge_index": EDGES[:, :0], "num_nodes": -1},
+            r"num_nodes as an integer of 0 or more, got -1",
+        ),
         ({"batch": [0, 0, 0, 0]}, r"batch as an int64 tensor .*got list"),
         ({"batch": [0, 0, 0, 0], "num_nodes": None}, r"batch as an int64 tensor .*got list"),
         ({"batch": torch.zeros(4)}, r"batch of dtype torch.int64"),

@@ -249,7 +249,9 @@ def test_a_form_is_one_class_and_one_registration():
         assert gradgradcheck(lambda *x: plstm(*x, ZOO["fork"](), form="toy"), inputs(ZOO["fork"]()))
     finally:
         del FORMS["torch"]["toy"]
-    with pytest.raises(ValueError, match=r"expected form as one of auto, naive, .*got 'toy'"):
+    with pytest.raises(
+        ValueError, match=r"expected form to be one of 'auto', 'naive', .*got 'toy'"
+    ):
         plstm(*args, line_graph, form="toy")
 
 
