@@ -7,12 +7,14 @@ Each form is timed, forward and backward, on batches of several kinds and sizes.
 the non-negative least squares of the relative errors over those batches. Then a table shows, for
 twenty other batches, the form that is chosen and its time over that of the fastest.
 
-Only the table of this machine's kind of device ("cpu") is written; the others stay as they are.
+The tables "cpu" and "torch" (a CPU without compiled kernels) are written; the others stay as they
+are.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +35,8 @@ from plstm_graph.ops import cost
 from plstm_graph.ops.forms import FORMS, Problem
 
 COSTS = Path(cost.__file__).with_name("costs.json")
+#: Tables of a CPU with and without compiled kernels, and what switches them.
+TABLES = {"cpu": "1", "torch": "0"}
 #: A form that takes longer than this, in seconds, is measured once.
 PATIENCE = 0.5
 #: Estimates of the present constants above which a form is not run at all, in microseconds.
@@ -79,8 +83,9 @@ def problems(seed: int) -> Iterator[tuple[str, LineGraph, int, int, bool]]:
     for name, (graph, sizes) in graphs.items():
         for size in sizes:
             yield name, graph, 4, size, False
-    for name in ("16 molecules, two-way", "16 peptides, two-way", "random DAG", "path"):
-        yield f"{name}, factored", graphs[name][0], 4, 24, True
+    for name in ("128 molecules, two-way", "16 peptides, two-way", "random DAG", "path"):
+        for size in (8, 24, 40):
+            yield f"{name}, factored", graphs[name][0], 4, size, True
 
 
 def measure(steps: dict[str, Callable[[], None]], turns: int) -> dict[str, float]:
@@ -107,21 +112,29 @@ def main(turns: int = 7, write: bool = True) -> None:
     """
     console = Console()
     if write:
-        rows: dict[str, list[tuple[dict[str, float], float]]] = {}
-        for name, graph, heads, size, factored in problems(0):
-            times, features = _all_forms(graph, heads, size, factored, turns)
-            shown = ", ".join(f"{form} {value / 1e3:.2f} ms" for form, value in times.items())
-            console.print(f"{name}, K = V = {size}: {shown}", highlight=False)
-            for form, value in times.items():
-                rows.setdefault(form, []).append((features[form], value))
         stored = json.loads(COSTS.read_text())
-        stored["constants"]["cpu"] = {form: fit(found) for form, found in rows.items()}
-        stored["measured"] = {
-            **reporting.environment(0),
-        }
+        before = os.environ.get("PLSTM_NATIVE", "1")
+        for table, switch in TABLES.items():
+            os.environ["PLSTM_NATIVE"] = switch
+            console.rule(table)
+            stored["constants"][table] = calibrate(turns, console)
+        os.environ["PLSTM_NATIVE"] = before
+        stored["measured"] = reporting.environment(0)
         COSTS.write_text(json.dumps(stored, indent=2) + "\n")
         cost.constants.cache_clear()
     check(turns, console)
+
+
+def calibrate(turns: int, console: Console) -> dict[str, dict[str, float]]:
+    """The constants of all forms that can run."""
+    rows: dict[str, list[tuple[dict[str, float], float]]] = {}
+    for name, graph, heads, size, factored in problems(0):
+        times, features = _all_forms(graph, heads, size, factored, turns)
+        shown = ", ".join(f"{form} {value / 1e3:.2f} ms" for form, value in times.items())
+        console.print(f"{name}, K = V = {size}: {shown}", highlight=False)
+        for form, value in times.items():
+            rows.setdefault(form, []).append((features[form], value))
+    return {form: fit(found) for form, found in rows.items()}
 
 
 def _all_forms(

@@ -13,6 +13,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from plstm_graph.ops import native
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.junctions import junctions
 
@@ -27,7 +28,9 @@ def table_of(problem: Problem) -> str:
     """The name of the table for a device and backend."""
     if problem.backend == "triton":
         return "triton"
-    return "cpu" if problem.line_graph.device.type == "cpu" else "gpu"
+    if problem.line_graph.device.type != "cpu":
+        return "gpu"
+    return "cpu" if native.unavailable() is None else "torch"
 
 
 def as_seen_by(form: Form, problem: Problem) -> Problem:
@@ -56,9 +59,9 @@ def cheapest(problem: Problem) -> tuple[str, float]:
 
 def _cheapest(problem: Problem) -> tuple[str, float]:
     best, least = "walk", float("inf")
-    for portable in (False, True):
+    for some in (True, False):
         for form in FORMS[problem.backend].values():
-            if form.portable == portable and (found := cost(form, problem)) < least:
+            if form.worthwhile(problem) == some and (found := cost(form, problem)) < least:
                 best, least = form.name, found
         if least < float("inf"):
             break

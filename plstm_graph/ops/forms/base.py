@@ -38,8 +38,6 @@ class Form:
         factored: whether :class:`~plstm_graph.ops.inputs.Factored` transitions are taken as they
             are; other forms get the graph of junctions (:mod:`plstm_graph.ops.junctions`).
         plan_size: how many tables :meth:`plan` returns, for a form that others give way to.
-        portable: whether it consists of torch operations alone, on any device: ``form="auto"`` looks
-            at such a form only where no other one can run.
         gives_way_to: the form that computes instead where a result is not finite, for forms that
             multiply by zero what a node cannot hear.
     """
@@ -47,13 +45,17 @@ class Form:
     name: str
     backend: str = "torch"
     factored: bool = False
-    portable: bool = False
     plan_size: int | None = None
     gives_way_to: str | None = None
 
     def unavailable(self, problem: Problem) -> str | None:
         """Why the form cannot run on this problem, with a remedy; ``None`` if it can."""
         return None
+
+    def worthwhile(self, problem: Problem) -> bool:
+        """Whether it may be the fastest where compiled forms run: what is not is only looked at
+        where none of those can."""
+        return True
 
     def features(self, problem: Problem) -> dict[str, float]:
         """What its time grows with, by name: :mod:`plstm_graph.ops.cost` has a constant for each.

@@ -53,6 +53,9 @@ from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.scan import edge_dot, scan_
 from plstm_graph.ops.schedule import LevelSchedule
 
+#: Edges of a part from which on the form may be faster than the walk.
+LONG = 1024
+
 
 class Kept(NamedTuple):
     """What backward needs of the forward."""
@@ -208,8 +211,12 @@ def _node_gradients(
 
 class Chunkwise(Form):
     name = "chunkwise"
-    portable = True
     gives_way_to = "levelwise"
+
+    def worthwhile(self, problem: Problem) -> bool:
+        graph = problem.line_graph  # a sequence, or several
+        long = int(segments(graph).num_edges.max(initial=0)) >= LONG
+        return long and graph.num_line_edges < graph.num_edges
 
     def features(self, problem: Problem) -> dict[str, float]:
         graph, heads = problem.line_graph, problem.heads

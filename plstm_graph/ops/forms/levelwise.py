@@ -24,7 +24,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plstm_graph.ops import native
 from plstm_graph.ops.forms.base import Form, Problem
 from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.scan import TILE_ELEMENTS, edge_dot, ends, scan_
@@ -134,16 +133,16 @@ def states_backward(
 
 class Levelwise(Form):
     name = "levelwise"
-    portable = True
     plan_size = 1 + 2 * len(LevelSchedule._fields)
+
+    def worthwhile(self, problem: Problem) -> bool:
+        return False
 
     def features(self, problem: Problem) -> dict[str, float]:
         graph, states = problem.line_graph, problem.heads * problem.key_size * problem.value_size
-        # On CPUs a compiled loop makes the steps of the scan.
-        compiled = graph.device.type == "cpu" and native.unavailable() is None
         return {
             "start": 1,
-            "level": 0 if compiled else graph.num_levels,
+            "level": graph.num_levels,
             "state": states * graph.num_edges,
             "line": states * graph.num_line_edges,
         }
