@@ -7,7 +7,6 @@ references, and a family is freed with the last graph that belongs to it.
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Container, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,24 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from plstm_graph.dag.tracing import PREPARE, outside, untraced, without_values
+
 if TYPE_CHECKING:
     from plstm_graph.dag.line_graph import LineGraph
 
 #: Most line edges for which ``line_index`` is made; assign another number to change it.
 MAX_LINE_EDGES = 50_000_000
-
-
-def untraced(function: Callable) -> Callable:
-    """``torch.compile`` stops before such a function and goes on behind it; with fullgraph=True it
-    must not stop, and says why."""
-    reason = (
-        "tables of a line graph cannot be made while torch.compile traces; call "
-        "plstm_graph.ops.prepare(line_graph, heads, key_size, value_size) before, or leave out "
-        "fullgraph=True"
-    )
-    if "reason" in inspect.signature(torch.compiler.disable).parameters:
-        return torch.compiler.disable(function, reason=reason)
-    return torch.compiler.disable(function)
 
 
 class Kind:
@@ -116,8 +104,8 @@ class Family:
         """The plan of ``graph`` for ``key``, unless another thread was faster."""
         with self._lock:
             if key not in self.plans:
-                # What is first asked for in an evaluation must serve in training.
-                with torch.inference_mode(False), torch.device("cpu"):
+                self._check_values(graph)
+                with outside():
                     self.plans[key] = make(graph)
             return self.plans[key]
 
@@ -127,8 +115,17 @@ class Family:
     ) -> None:
         with self._lock:
             if kind not in self.members:
-                with torch.inference_mode(False), torch.device("cpu"):
+                self._check_values(graph)
+                with outside():
                     self.members[kind] = make(graph, kind)
+
+    @staticmethod
+    def _check_values(graph: LineGraph) -> None:
+        if without_values(graph.edge_index):
+            raise ValueError(
+                "expected a line graph with all tables that are needed, since torch.export gives "
+                f"tensors without values, got one that lacks some; call {PREPARE} before"
+            )
 
     def bare(self, kind: int) -> Family:
         """A copy with the member ``kind`` and without the plans that are cheap to rebuild."""

@@ -24,6 +24,7 @@ from plstm_graph.dag.checks import (
     index_tensor,
 )
 from plstm_graph.dag.family import Family, Kind, Member
+from plstm_graph.dag.tracing import made_outside, unwrapped
 
 if TYPE_CHECKING:
     import networkx
@@ -111,6 +112,7 @@ class LineGraph:
     # ---------------------------------------------------------------- constructors
 
     @classmethod
+    @made_outside("build it before")
     def from_edge_index(
         cls,
         edge_index: Tensor,
@@ -141,6 +143,9 @@ class LineGraph:
         """
         from plstm_graph.dag.build import build_line_parts
 
+        edge_index, batch = unwrapped("edge_index", edge_index), unwrapped("batch", batch)
+        read = isinstance(orientation, str) and orientation == "canonical"
+        x, edge_attr = unwrapped("x", x, read), unwrapped("edge_attr", edge_attr, read)
         edge_index = index_tensor("edge_index", edge_index, 2)
         if num_nodes is None:
             num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
@@ -221,6 +226,8 @@ class LineGraph:
     @property
     def num_line_edges(self) -> int:
         """L, known without ``line_index`` where all edges that meet are line edges."""
+        if self.has_plan("line_index"):
+            return self.line_index.size(1)
         return self.plan("num_line_edges", relatives.num_line_edges)
 
     @property

@@ -45,13 +45,23 @@ def cost(form: Form, problem: Problem) -> float:
     return sum(known.get(name, 0.0) * size for name, size in form.features(problem).items())
 
 
-def cheapest(problem: Problem) -> tuple[str, float]:
-    """The form that is expected to be fastest, and its cost. Planned once for each size."""
+def costs(problem: Problem) -> dict[str, float]:
+    """The cost of each form. Planned once for each size."""
 
-    def choose(_: object) -> tuple[str, float]:
-        costs = {form.name: cost(form, problem) for form in FORMS[problem.backend].values()}
-        best = min(costs, key=costs.get)
-        return best, costs[best]
+    def estimate(_: object) -> dict[str, float]:
+        return {form.name: cost(form, problem) for form in FORMS[problem.backend].values()}
+
+    return problem.line_graph.plan(("costs", *problem[1:]), estimate)
+
+
+def cheapest(problem: Problem) -> str | None:
+    """The form that is expected to be fastest, ``None`` if none can run. Planned once for each
+    size."""
+
+    def choose(_: object) -> str | None:
+        found = costs(problem)
+        best = min(found, key=found.get)
+        return best if found[best] < float("inf") else None
 
     return problem.line_graph.plan(("cheapest", *problem[1:]), choose)
 

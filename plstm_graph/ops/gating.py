@@ -31,6 +31,7 @@ from torch import Tensor
 from plstm_graph.checks import dense
 from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.tracing import transformed
 from plstm_graph.ops import native
 from plstm_graph.ops.checks import (
     check_line_graph,
@@ -38,7 +39,7 @@ from plstm_graph.ops.checks import (
     compute_dtype,
     resolve_backend,
 )
-from plstm_graph.ops.cost import cheapest
+from plstm_graph.ops.cost import costs
 from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.ops.forms import Problem
 from plstm_graph.ops.gating_plan import walk
@@ -220,7 +221,8 @@ def gating_matrix(
             from plstm_graph.ops.triton.scan import triton_dag_scan
 
             return composed_gating(*inputs, triton_dag_scan)
-        if torch.compiler.is_compiling() or direct.device.type != "cpu" or native.unavailable():
+        traced = torch.compiler.is_compiling() or transformed()
+        if traced or direct.device.type != "cpu" or native.unavailable():
             return composed_gating(*inputs)
         return _NativeGating.apply(*inputs)
 
@@ -246,4 +248,4 @@ def gating_pays(
     attention = ATTENTION_COST * (1 + heads * n * n / CACHE)
     problem = Problem(line_graph, views * heads, query.size(-1), value.size(-1), False, "torch")
     ours = heads * n * (views * ROW_COST * e + attention * n)
-    return ours < cheapest(problem)[1]
+    return ours < min(costs(problem).values())

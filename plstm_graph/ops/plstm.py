@@ -15,8 +15,9 @@ from torch import Tensor
 
 from plstm_graph.checks import integer
 from plstm_graph.dag.checks import num_columns
-from plstm_graph.dag.family import MAX_LINE_EDGES, untraced
+from plstm_graph.dag.family import MAX_LINE_EDGES
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.tracing import untraced
 from plstm_graph.ops.autograd import has_plan_of, plan_of, propagate
 from plstm_graph.ops.checks import (
     check_line_graph,
@@ -79,8 +80,8 @@ def is_prepared(form: str, problem: Problem) -> bool:
         asked = problem._replace(backend=backend)
         if form == "auto" and not is_chosen(asked):
             return False
-        chosen = FORMS[backend].get(cheapest(asked)[0] if form == "auto" else form)
-        if chosen is not None and chosen.unavailable(asked) is None:
+        chosen, reason = _form(form, asked)
+        if reason is None:
             return has_plan_of(chosen, asked)
     return True  # nothing can run: an error
 
@@ -92,6 +93,19 @@ def _backends(problem: Problem) -> list[str]:
     return [*found, "torch"] if asked == "auto" and found == ["triton"] else found
 
 
+def _form(form: str, problem: Problem) -> tuple[Form | None, str | None]:
+    """The form of a name with the problem's backend, and why it cannot run."""
+    known = FORMS[problem.backend]
+    if form == "auto":
+        best = cheapest(problem)
+        if best is not None:
+            return known[best], None
+        form = next(iter(known))
+    if form not in known:
+        return None, f"it has no {problem.backend} kernels; use backend='auto', or form='walk'"
+    return known[form], known[form].unavailable(problem)
+
+
 def _choose(form: str, problem: Problem) -> tuple[Problem, Form]:
     """The problem with its backend, and the form that computes it.
 
@@ -101,11 +115,7 @@ def _choose(form: str, problem: Problem) -> tuple[Problem, Form]:
     asked = problem.backend
     for backend in _backends(problem):
         problem = problem._replace(backend=backend)
-        chosen = FORMS[backend].get(cheapest(problem)[0] if form == "auto" else form)
-        if chosen is None:
-            reason = f"it has no {backend} kernels; use backend='auto', or form='walk'"
-        else:
-            reason = chosen.unavailable(problem)
+        chosen, reason = _form(form, problem)
         if reason is None:
             return problem, chosen
     raise ValueError(
