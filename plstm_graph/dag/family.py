@@ -95,7 +95,8 @@ class Family:
         self.plans: dict[tuple[int, Hashable], Any] = {
             (Kind.ORIGINAL, key): value for key, value in known.items() if value is not None
         }
-        self._lock = threading.RLock()
+        # The tracer of torch.export knows no locks; nothing is planned in what it traces.
+        self._lock = None if torch.compiler.is_dynamo_compiling() else threading.RLock()
 
     @untraced
     def make(

@@ -21,7 +21,6 @@ from plstm_graph.dag.levels import line_index_of
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.tracing import Kept, made_outside
 
-
 #: How many grids are kept.
 KEPT = 16
 _GRIDS = Kept(KEPT)

@@ -31,7 +31,7 @@ from torch import Tensor
 from plstm_graph.checks import dense
 from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.tracing import transformed
+from plstm_graph.dag.tracing import transformed, untraced
 from plstm_graph.ops import native
 from plstm_graph.ops.checks import (
     check_line_graph,
@@ -163,6 +163,8 @@ def _check_views(views: Tensor, line_graph: LineGraph, heads: int) -> None:
             f"expected a number of heads that {views.size(0)} views divide (heads view-major), "
             f"got {heads}"
         )
+    if torch.compiler.is_compiling():
+        return  # nothing is compared
     if not torch.equal(views.sort(1)[0], torch.arange(n, device=views.device).expand_as(views)):
         raise ValueError("expected each row of views to be a permutation of the nodes")
 
@@ -216,6 +218,13 @@ def gating_matrix(
         source, mark = unfold_edges(source), unfold_edges(mark)
         transition = unfold_lines(transition)
     inputs = (source, transition, mark, direct, views.contiguous(), line_graph)
+    if torch.compiler.is_compiling() and not line_graph.has_plan("with_readout"):
+        return _gate_eagerly(inputs, backend)
+    return _gate(inputs, backend)
+
+
+def _gate(inputs: tuple, backend: str) -> Tensor:
+    *_, direct, _, line_graph = inputs
     with torch.autocast(direct.device.type, enabled=False):
         if resolve_backend(backend, line_graph.device) == "triton":
             from plstm_graph.ops.triton.scan import triton_dag_scan
@@ -225,6 +234,9 @@ def gating_matrix(
         if traced or direct.device.type != "cpu" or native.unavailable():
             return composed_gating(*inputs)
         return _NativeGating.apply(*inputs)
+
+
+_gate_eagerly = untraced(_gate, "call gating_matrix once before, in torch.compile, or run the layer")
 
 
 def gating_pays(
