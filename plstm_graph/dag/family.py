@@ -45,6 +45,17 @@ class Member(NamedTuple):
     twin: Tensor | None = None
 
 
+def no_views(value: Any) -> Any:
+    """A table whose tensors are no views of others: ``torch.export`` cannot guard those."""
+    if isinstance(value, Tensor):
+        return value.data if value._is_view() else value
+    if type(value) is list:
+        return [no_views(part) for part in value]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return value._make(map(no_views, value))
+    return value
+
+
 #: Plans that a copy on another device takes along, and those that a pickle does.
 _MOVED = (
     "line_index", "line_id", "level", "num_levels", "multitree_mask", "num_line_edges",
@@ -107,7 +118,7 @@ class Family:
             if key not in self.plans:
                 self._check_values(graph)
                 with outside():
-                    self.plans[key] = make(graph)
+                    self.plans[key] = no_views(make(graph))
             return self.plans[key]
 
     @untraced
@@ -118,7 +129,7 @@ class Family:
             if kind not in self.members:
                 self._check_values(graph)
                 with outside():
-                    self.members[kind] = make(graph, kind)
+                    self.members[kind] = no_views(make(graph, kind))
 
     @staticmethod
     def _check_values(graph: LineGraph) -> None:

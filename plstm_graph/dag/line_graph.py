@@ -23,7 +23,7 @@ from plstm_graph.dag.checks import (
     feature_keys,
     index_tensor,
 )
-from plstm_graph.dag.family import Family, Kind, Member
+from plstm_graph.dag.family import Family, Kind, Member, no_views
 from plstm_graph.dag.tracing import made_outside, unwrapped
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class LineGraph:
     ) -> LineGraph:
         """From what :func:`plstm_graph.dag.build.build_line_parts` made, arrays or tensors."""
         tensors = {
-            name: part if isinstance(part, Tensor) else torch.from_numpy(part).to(device)
+            name: no_views(part) if isinstance(part, Tensor) else torch.from_numpy(part).to(device)
             for name, part in parts._asdict().items()
             if part is not None
         }
@@ -376,7 +376,7 @@ class LineGraph:
 
     def with_ids(self, edge_id: Tensor, opposite_id: Tensor | None) -> LineGraph:
         """An original graph whose edges are other columns of the input."""
-        member = Member(self.edge_index, edge_id, opposite_id)
+        member = no_views(Member(self.edge_index, edge_id, opposite_id))
         return LineGraph._of(self._family.with_original(member))
 
     def to(self, device: torch.device | str) -> LineGraph:

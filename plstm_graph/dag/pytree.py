@@ -125,16 +125,9 @@ def unflatten(children: Any, structure: Structure) -> LineGraph:
 
 
 def _same(children: list, others: list) -> bool:
-    """Whether all tensors but sizes are the same objects."""
+    """Whether all leaves are the same objects."""
     leaves, more = pytree.tree_leaves(children), pytree.tree_leaves(others)
-    return len(leaves) == len(more) and all(
-        a is b or (_is_size(a) and _is_size(b) and a.size(0) == b.size(0))
-        for a, b in zip(leaves, more)
-    )
-
-
-def _is_size(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.dim() == 2 and leaf.size(1) == 0
+    return len(leaves) == len(more) and all(a is b for a, b in zip(leaves, more))
 
 
 def _with_keys(line_graph: LineGraph) -> tuple[list, Structure]:

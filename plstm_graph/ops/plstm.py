@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plstm_graph.checks import integer
+from plstm_graph.checks import choice, integer
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.family import MAX_LINE_EDGES
 from plstm_graph.dag.line_graph import LineGraph
@@ -24,6 +24,7 @@ from plstm_graph.ops.checks import (
     check_plstm,
     check_scan,
     compute_dtype,
+    form_names,
     resolve_backend,
 )
 from plstm_graph.ops.cost import as_seen_by, cheapest, is_chosen
@@ -35,8 +36,10 @@ from plstm_graph.ops.junctions import junctions, transitions
 from plstm_graph.ops.scan import levelwise_dag_scan
 
 
-def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:
-    """Compute now what ``form="auto"`` needs of a line graph, its reverse, its multitree and that
+def prepare(
+    line_graph: LineGraph, heads: int, key_size: int, value_size: int, *, form: str = "auto"
+) -> LineGraph:
+    """Compute now what ``plstm`` needs of a line graph, its reverse, its multitree and that
     one's reverse, and of the same four of its two-way graph where the input was undirected. It is
     otherwise computed at first use, which ``torch.compile(fullgraph=True)`` cannot trace.
 
@@ -44,14 +47,19 @@ def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -
         line_graph: the line graph. For layers with ``direction="two_way"`` on directed graphs
             prepare ``line_graph.two_way()``.
         heads: H; key_size: K; value_size: V of the layers that will use it.
+        form: of these layers. ``torch.export`` of a layer with a form of its own gives a program
+            for all line graphs that are prepared for it; ``"auto"`` chooses one for each batch, and
+            a program only takes those with the same choice. Default ``"auto"``.
 
     Returns:
         The line graph.
 
     Raises:
-        ValueError: if ``line_graph`` is no LineGraph or a size is not a positive integer.
+        ValueError: if ``line_graph`` is no LineGraph, a size is not a positive integer, or the form
+            is unknown or cannot run.
     """
     check_line_graph(line_graph)
+    choice("form", form, form_names())
     for name, size in {"heads": heads, "key_size": key_size, "value_size": value_size}.items():
         integer(name, size, 1)
     num_columns(line_graph)
@@ -69,8 +77,9 @@ def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -
                 if not (directed.is_complete if factored else few):
                     continue
                 problem = Problem(directed, heads, key_size, value_size, factored, "auto")
-                problem, form = _choose("auto", problem)
-                plan_of(form, as_seen_by(form, problem))
+                problem, chosen = _choose(form, problem)
+                if chosen.name != "naive":
+                    plan_of(chosen, as_seen_by(chosen, problem))
     return line_graph
 
 
