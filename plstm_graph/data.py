@@ -23,6 +23,7 @@ from plstm_graph.dag.build import LineParts
 from plstm_graph.dag.checks import check_batch, index_tensor
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.packed import pack, unpack
+from plstm_graph.dag.tracing import made_outside
 
 #: What a line graph is stored as; see :mod:`plstm_graph.dag.packed`.
 STORED_KEYS = ("dag_columns", "dag_lines")
@@ -99,6 +100,7 @@ class _Cached:
 torch.serialization.add_safe_globals([LineGraphData, _Cached])
 
 
+@made_outside("call LineGraph.from_data before")
 def line_graph_from_data(data: Data | Batch) -> LineGraph:
     """The line graph stored in a graph or batch, with levels and multitree filled in.
 
@@ -135,9 +137,7 @@ def line_graph_from_data(data: Data | Batch) -> LineGraph:
         )
     if batch is not None:
         check_batch("data.batch", batch, edge_index[:, :0], num_nodes)
-    # What is kept must serve in training too, if the first to ask was an evaluation.
-    with torch.inference_mode(False):
-        parts = unpack(edge_index, num_nodes, columns, lines)
+    parts = unpack(edge_index, num_nodes, columns, lines)
     if parts is None:
         raise ValueError(
             f"expected the line graph stored in data to be that of edge_index, got one of other "

@@ -169,7 +169,7 @@ def check(turns: int, console: Console) -> None:
     for name, graph, heads, size, factored in problems(1):
         times, _ = _all_forms(graph, heads, size, factored, turns)
         problem = Problem(graph, heads, size, size, factored, "torch")
-        chosen, best = cost.cheapest(problem)[0], min(times, key=times.get)
+        chosen, best = cost.cheapest(problem), min(times, key=times.get)
         ratio = times[chosen] / times[best]
         worst = max(worst, ratio)
         table.add_row(name, str(size), chosen, best, f"{ratio:.2f}")

@@ -7,7 +7,6 @@ references, and a family is freed with the last graph that belongs to it.
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Container, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,24 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from plstm_graph.dag.tracing import PREPARE, outside, untraced, without_values
+
 if TYPE_CHECKING:
     from plstm_graph.dag.line_graph import LineGraph
 
 #: Most line edges for which ``line_index`` is made; assign another number to change it.
 MAX_LINE_EDGES = 50_000_000
-
-
-def untraced(function: Callable) -> Callable:
-    """``torch.compile`` stops before such a function and goes on behind it; with fullgraph=True it
-    must not stop, and says why."""
-    reason = (
-        "tables of a line graph cannot be made while torch.compile traces; call "
-        "plstm_graph.ops.prepare(line_graph, heads, key_size, value_size) before, or leave out "
-        "fullgraph=True"
-    )
-    if "reason" in inspect.signature(torch.compiler.disable).parameters:
-        return torch.compiler.disable(function, reason=reason)
-    return torch.compiler.disable(function)
 
 
 class Kind:
@@ -55,6 +43,17 @@ class Member(NamedTuple):
     opposite_id: Tensor | None = None
     direction: Tensor | None = None
     twin: Tensor | None = None
+
+
+def no_views(value: Any) -> Any:
+    """A table whose tensors are no views of others: ``torch.export`` cannot guard those."""
+    if isinstance(value, Tensor):
+        return value.data if value._is_view() else value
+    if type(value) is list:
+        return [no_views(part) for part in value]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return value._make(map(no_views, value))
+    return value
 
 
 #: Plans that a copy on another device takes along, and those that a pickle does.
@@ -107,9 +106,12 @@ class Family:
         self.plans: dict[tuple[int, Hashable], Any] = {
             (Kind.ORIGINAL, key): value for key, value in known.items() if value is not None
         }
-        self._lock = threading.RLock()
+        # The tracer of torch.export knows no locks; nothing is planned in what it traces.
+        tracing = torch.compiler.is_dynamo_compiling()
+        self._lock = None if tracing else threading.RLock()
         self._made: list[tuple[Tensor, int]] = []
-        self._note(*original, node_batch, node_rank, line_index)
+        if not tracing:
+            self._note(*original, node_batch, node_rank, line_index)
 
     def _note(self, *tensors: Tensor | None) -> None:
         """Remember how often tensors that users can reach were changed when they were made."""
@@ -127,9 +129,9 @@ class Family:
         """The plan of ``graph`` for ``key``, unless another thread was faster."""
         with self._lock:
             if key not in self.plans:
-                # What is first asked for in an evaluation must serve in training.
-                with torch.inference_mode(False), torch.device("cpu"):
-                    self.plans[key] = make(graph)
+                self._check_values(graph)
+                with outside():
+                    self.plans[key] = no_views(make(graph))
                 if key[1] == "line_index":
                     self._note(self.plans[key])
             return self.plans[key]
@@ -140,9 +142,18 @@ class Family:
     ) -> None:
         with self._lock:
             if kind not in self.members:
-                with torch.inference_mode(False), torch.device("cpu"):
-                    self.members[kind] = make(graph, kind)
+                self._check_values(graph)
+                with outside():
+                    self.members[kind] = no_views(make(graph, kind))
                 self._note(*self.members[kind])
+
+    @staticmethod
+    def _check_values(graph: LineGraph) -> None:
+        if without_values(graph.edge_index):
+            raise ValueError(
+                "expected a line graph with all tables that are needed, since torch.export gives "
+                f"tensors without values, got one that lacks some; call {PREPARE} before"
+            )
 
     def bare(self, kind: int) -> Family:
         """A copy with the member ``kind`` and without the plans that are cheap to rebuild."""

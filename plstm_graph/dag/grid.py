@@ -11,7 +11,6 @@ In two dimensions that is the published "L".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -20,15 +19,22 @@ from plstm_graph.checks import choice, integer, refuse
 from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.levels import line_index_of
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.tracing import Kept, made_outside
+
+#: How many grids are kept.
+KEPT = 16
+_GRIDS = Kept(KEPT)
 
 
+@made_outside("build it before")
 def grid_line_graph(
     *shape: int,
     directions: Sequence[int] | None = None,
     turns: str = "all",
     device: torch.device | str = "cpu",
 ) -> LineGraph:
-    """The line graph of an n-dimensional grid. Cached: equal calls return the same object.
+    """The line graph of an n-dimensional grid. The last :data:`KEPT` of them are cached, so that
+    equal calls return the same object.
 
     Args:
         shape: the number of nodes along each axis. Node ids are row-major: of the node at
@@ -61,16 +67,11 @@ def grid_line_graph(
     except (RuntimeError, TypeError):
         refuse("device", "as a torch.device or the name of one", repr(device))
     shape = tuple(int(size) for size in shape)
-    with torch.inference_mode(False):  # the result is kept, and must serve in training, too
-        return _grid(shape, tuple(int(d) for d in directions), turns, device)
+    key = shape, tuple(int(d) for d in directions), turns, device
+    return _GRIDS[key] if key in _GRIDS else _GRIDS.keep(key, _grid(*key[:3]).to(device))
 
 
-@lru_cache(maxsize=128)
-def _grid(
-    shape: tuple[int, ...], directions: tuple[int, ...], turns: str, device: str
-) -> LineGraph:
-    if device != "cpu":
-        return _grid(shape, directions, turns, "cpu").to(device)
+def _grid(shape: tuple[int, ...], directions: tuple[int, ...], turns: str) -> LineGraph:
     node = np.arange(int(np.prod(shape))).reshape(shape)
     ends, axes, levels = [], [], []
     for axis, direction in enumerate(directions):

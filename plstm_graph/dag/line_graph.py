@@ -25,7 +25,8 @@ from plstm_graph.dag.checks import (
     feature_keys,
     index_tensor,
 )
-from plstm_graph.dag.family import Family, Kind, Member
+from plstm_graph.dag.family import Family, Kind, Member, no_views
+from plstm_graph.dag.tracing import made_outside, unwrapped
 
 if TYPE_CHECKING:
     import networkx
@@ -117,6 +118,7 @@ class LineGraph:
     # ---------------------------------------------------------------- constructors
 
     @classmethod
+    @made_outside("build it before")
     def from_edge_index(
         cls,
         edge_index: Tensor,
@@ -148,6 +150,9 @@ class LineGraph:
         from plstm_graph.dag.build import build_line_parts
         from plstm_graph.dag.orient import check_orientation
 
+        edge_index, batch = unwrapped("edge_index", edge_index), unwrapped("batch", batch)
+        read = isinstance(orientation, str) and orientation == "canonical"
+        x, edge_attr = unwrapped("x", x, read), unwrapped("edge_attr", edge_attr, read)
         edge_index = index_tensor("edge_index", edge_index, 2)
         check_orientation(orientation)
         if num_nodes is None:
@@ -176,7 +181,7 @@ class LineGraph:
     ) -> LineGraph:
         """From what :func:`plstm_graph.dag.build.build_line_parts` made, arrays or tensors."""
         tensors = {
-            name: part.contiguous()
+            name: no_views(part.contiguous())
             if isinstance(part, Tensor)
             else torch.from_numpy(np.ascontiguousarray(part)).to(device)
             for name, part in parts._asdict().items()
@@ -231,6 +236,8 @@ class LineGraph:
     @property
     def num_line_edges(self) -> int:
         """L, known without ``line_index`` where all edges that meet are line edges."""
+        if self.has_plan("line_index"):
+            return self.line_index.size(1)
         return self.plan("num_line_edges", relatives.num_line_edges)
 
     @property
@@ -385,7 +392,7 @@ class LineGraph:
 
     def with_ids(self, edge_id: Tensor, opposite_id: Tensor | None) -> LineGraph:
         """An original graph whose edges are other columns of the input."""
-        member = Member(self.edge_index, edge_id, opposite_id)
+        member = no_views(Member(self.edge_index, edge_id, opposite_id))
         return LineGraph._of(self._family.with_original(member))
 
     def to(self, device: torch.device | str) -> LineGraph:

@@ -128,8 +128,6 @@ def _count_pairs(graph: LineGraph) -> int:
 def num_line_edges(graph: LineGraph) -> int:
     if graph._kind & Kind.REVERSED:
         return graph.reverse().num_line_edges
-    if graph.has_plan("line_index"):
-        return graph.line_index.size(1)
     if graph.is_complete:
         return _count_pairs(graph)
     return graph.line_index.size(1)

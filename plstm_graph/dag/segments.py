@@ -34,6 +34,13 @@ def segments(line_graph: LineGraph) -> Segments:
     return line_graph.root.plan("segments", _segments)
 
 
+def largest_part(line_graph: LineGraph) -> int:
+    """The nodes of the largest part. Planned once."""
+    return line_graph.root.plan(
+        "largest_part", lambda graph: int(segments(graph).num_nodes.max(initial=0))
+    )
+
+
 def _segments(line_graph: LineGraph) -> Segments:
     edge_index = line_graph.edge_index.cpu().numpy()
     if line_graph.node_batch is None:

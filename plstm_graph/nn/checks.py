@@ -122,7 +122,8 @@ def check_x(x: Any, in_channels: int, weight: Tensor | None) -> None:
 def _other_width(value: Any, channels: int, option: str) -> str:
     """The remedy where nothing but the number of channels is wrong."""
     other = isinstance(value, Tensor) and value.dim() == 2 and value.size(1) != channels > 0
-    return f"{option} is {channels}: change it, or leave it to the first input with -1" * other
+    remedy = f"{option} is {channels}: change it, or leave it to the first input with -1"
+    return remedy if other else ""
 
 
 def check_edge_attr(

@@ -14,6 +14,7 @@ from plstm_graph.nn.grid_gates import ANGLES, GridGates, GridTables, all_directi
 from plstm_graph.nn.norm import HeadRMSNorm, widened
 from plstm_graph.ops import gating_matrix, gating_pays, plstm
 from plstm_graph.ops.checks import form_names
+from plstm_graph.ops.gating import with_readout
 
 CONVS = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
 
@@ -178,6 +179,7 @@ class PLSTMGrid(torch.nn.Module):
         direct = torch.cat([first[:, None], rest], 1)
         gates = (gate.flatten(1) for gate in (source, transition, mark, direct))
         graph, views = tables.line_graph, tables.views
+        with_readout(graph)  # torch.compile cannot make it when it comes to need it
         return gating_matrix(*gates, graph, views=views, backend=self.backend)
 
     def _propagate(

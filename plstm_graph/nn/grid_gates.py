@@ -24,16 +24,15 @@ over the heads from -2 to 2.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.grid import grid_line_graph
+from plstm_graph.dag.grid import KEPT, grid_line_graph
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.nn.graphs import lasting
+from plstm_graph.dag.tracing import Kept, made_outside, static
 from plstm_graph.nn.norm import widened
 
 ANGLES = ("softmax", "published")
@@ -55,10 +54,13 @@ class GridTables(NamedTuple):
     transition: Tensor
 
 
+_TABLES = Kept(KEPT)
+
+
 def grid_tables(
     shape: tuple[int, ...], directions: tuple[tuple[int, ...], ...], mode: str, device: str
 ) -> GridTables:
-    """Tables of a shape, cached.
+    """Tables of a shape, the last :data:`~plstm_graph.dag.grid.KEPT` of which are cached.
 
     Args:
         shape: nodes along each axis.
@@ -66,11 +68,22 @@ def grid_tables(
         mode: ``"P"`` or ``"D"``.
         device: where the tensors are.
     """
-    with lasting():
-        return _tables(shape, directions, mode, device)
+    if not torch.compiler.is_compiling() or static(shape):
+        key = shape, directions, mode, device
+        if key in _TABLES:
+            return _TABLES[key]
+    return _make_tables(shape, directions, mode, device)
 
 
-@lru_cache(maxsize=64)
+@made_outside("run the layer once on an input of this shape before")
+def _make_tables(
+    shape: tuple[int, ...], directions: tuple[tuple[int, ...], ...], mode: str, device: str
+) -> GridTables:
+    """Tables of a shape, kept."""
+    key = shape, directions, mode, device
+    return _TABLES[key] if key in _TABLES else _TABLES.keep(key, _tables(*key))
+
+
 def _tables(
     shape: tuple[int, ...], directions: tuple[tuple[int, ...], ...], mode: str, device: str
 ) -> GridTables:

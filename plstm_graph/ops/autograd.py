@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.tracing import transformed
 from plstm_graph.ops.cost import as_seen_by
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.junctions import with_junctions
 from plstm_graph.ops.scan import levelwise_dag_scan
+from plstm_graph.ops.transforms import Transformed, map_one_by_one, no_forward, no_second
 
 
 def plan_of(form: Form, problem: Problem) -> list[Tensor]:
@@ -101,6 +103,8 @@ class _Propagate(torch.autograd.Function):
                 grads = _backward(grad, ctx.form, inputs, ctx.scale, ctx.plan, kept)
         return None, None, None, None, *grads
 
+    jvp = staticmethod(no_forward)
+
 
 @torch.library.custom_op("plstm_graph::propagate", mutates_args=())
 def propagate_op(
@@ -147,6 +151,9 @@ def _autograd_backward(ctx, grad):
 
 
 propagate_op.register_autograd(_autograd_backward, setup_context=_setup_context)
+_propagate_backward_op.register_autograd(no_second)
+map_one_by_one(propagate_op)
+map_one_by_one(_propagate_backward_op)
 
 
 def propagate(inputs: Inputs, scale: float, form: Form, problem: Problem) -> Tensor:
@@ -155,9 +162,24 @@ def propagate(inputs: Inputs, scale: float, form: Form, problem: Problem) -> Ten
     if seen is not problem:
         inputs, _ = with_junctions(inputs, problem.line_graph)
     plan = plan_of(form, seen)
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return propagate_op(inputs.tensors, scale, form.backend, form.name, plan)
+    options = scale, form.backend, form.name, plan
+    if torch.compiler.is_compiling():
+        return propagate_op(inputs.tensors, *options)
+    if transformed():
+        return _transformed(inputs.tensors, options)
     return _Propagate.apply(form, seen.line_graph, scale, plan, *inputs.tensors)
+
+
+def _transformed(tensors: Sequence[Tensor], options: tuple) -> Tensor:
+    """The operator where ``torch.func`` transforms the caller."""
+
+    def backward(grad: Tensor, *tensors: Tensor) -> list[Tensor]:
+        return _propagate_backward_op(grad.contiguous(), tensors, *options)
+
+    def derivative(tensors: Sequence[Tensor], _: object, grads: Sequence[Tensor]):
+        return Transformed.apply(backward, no_second, *grads, *tensors)
+
+    return Transformed.apply(lambda *x: propagate_op(x, *options), derivative, *tensors)
 
 
 def composed_plstm(inputs: Inputs, line_graph: LineGraph, scale: float = 1.0) -> Tensor:

@@ -49,23 +49,23 @@ def cost(form: Form, problem: Problem) -> float:
     return sum(known.get(name, 0.0) * size for name, size in form.features(problem).items())
 
 
-def cheapest(problem: Problem) -> tuple[str, float]:
-    """The form that is expected to be fastest, and its cost. Planned once for each size."""
+def cheapest(problem: Problem) -> str | None:
+    """The form that is expected to be fastest, ``None`` if none can run. Planned once for each
+    size."""
     found = problem.line_graph.plan(("cheapest", *problem[1:]), lambda _: _cheapest(problem))
-    if FORMS[problem.backend][found[0]].unavailable(problem) is None:
-        return found
-    return _cheapest(problem)  # kernels were switched off since
+    if found is None or FORMS[problem.backend][found].unavailable(problem) is not None:
+        return _cheapest(problem)  # kernels were switched on or off since
+    return found
 
 
-def _cheapest(problem: Problem) -> tuple[str, float]:
-    best, least = "walk", float("inf")
+def _cheapest(problem: Problem) -> str | None:
+    forms = FORMS[problem.backend].values()
     for some in (True, False):
-        for form in FORMS[problem.backend].values():
-            if form.worthwhile(problem) == some and (found := cost(form, problem)) < least:
-                best, least = form.name, found
-        if least < float("inf"):
-            break
-    return best, least
+        costs = {f.name: cost(f, problem) for f in forms if f.worthwhile(problem) == some}
+        best = min(costs, key=costs.get, default=None)
+        if best is not None and costs[best] < float("inf"):
+            return best
+    return None
 
 
 def is_chosen(problem: Problem) -> bool:

@@ -37,7 +37,7 @@ def _junctions(line_graph: LineGraph) -> LineGraph:
     if line_graph.is_two_way:
         along = _along(line_graph)
         lines.append(torch.stack([e + src[along], along]))  # the turn
-        turned = along[line_graph.twin[along] >= 0]
+        turned = _turned(line_graph)
         lines.append(torch.stack([line_graph.twin[turned], turned]))
         node = node.repeat(2)
     ends = torch.cat([line_graph.edge_index, node.expand(2, -1)], 1)
@@ -50,13 +50,19 @@ def _along(line_graph: LineGraph) -> Tensor:
     return line_graph.plan("along", lambda graph: (graph.direction == 1).nonzero().view(-1))
 
 
+def _turned(line_graph: LineGraph) -> Tensor:
+    """Along edges whose twin is an edge, too."""
+    along = _along(line_graph)
+    return line_graph.plan("turned", lambda graph: along[graph.twin[along] >= 0])
+
+
 def transitions(inputs_a: Tensor, inputs_b: Tensor, line_graph: LineGraph) -> Tensor:
     """[lines of the junction graph, H] from a and b [E, H]. Differentiable."""
     a, b = inputs_a, inputs_b
     if not line_graph.is_two_way:
         return torch.cat([a, b])
     along = _along(line_graph)
-    turned = line_graph.plan("turned", lambda graph: along[graph.twin[along] >= 0])
+    turned = _turned(line_graph)
     back = a.index_select(0, line_graph.twin.index_select(0, turned)) * b.index_select(0, turned)
     return torch.cat([a, b, b.index_select(0, along), -back])
 

@@ -13,16 +13,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plstm_graph.checks import flag, integer
+from plstm_graph.checks import choice, flag, integer
 from plstm_graph.dag.checks import num_columns
-from plstm_graph.dag.family import MAX_LINE_EDGES, untraced
+from plstm_graph.dag.family import MAX_LINE_EDGES
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.tracing import untraced
 from plstm_graph.ops.autograd import has_plan_of, plan_of, propagate
 from plstm_graph.ops.checks import (
     check_line_graph,
     check_plstm,
     check_scan,
     compute_dtype,
+    form_names,
     resolve_backend,
 )
 from plstm_graph.ops.cost import as_seen_by, cheapest, is_chosen
@@ -34,8 +36,10 @@ from plstm_graph.ops.junctions import junctions, transitions
 from plstm_graph.ops.scan import levelwise_dag_scan
 
 
-def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -> LineGraph:
-    """Compute now what ``form="auto"`` needs of a line graph, its reverse, its multitree and that
+def prepare(
+    line_graph: LineGraph, heads: int, key_size: int, value_size: int, *, form: str = "auto"
+) -> LineGraph:
+    """Compute now what ``plstm`` needs of a line graph, its reverse, its multitree and that
     one's reverse, and of the same four of its two-way graph where the input was undirected. It is
     otherwise computed at first use, which ``torch.compile(fullgraph=True)`` cannot trace.
 
@@ -43,14 +47,19 @@ def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -
         line_graph: the line graph. For layers with ``direction="two_way"`` on directed graphs
             prepare ``line_graph.two_way()``.
         heads: H; key_size: K; value_size: V of the layers that will use it.
+        form: of these layers. ``torch.export`` of a layer with a form of its own gives a program
+            for all line graphs that are prepared for it; ``"auto"`` chooses one for each batch, and
+            a program only takes those with the same choice. Default ``"auto"``.
 
     Returns:
         The line graph.
 
     Raises:
-        ValueError: if ``line_graph`` is no LineGraph or a size is not a positive integer.
+        ValueError: if ``line_graph`` is no LineGraph, a size is not a positive integer, or the form
+            is unknown or cannot run.
     """
     check_line_graph(line_graph)
+    choice("form", form, form_names())
     for name, size in {"heads": heads, "key_size": key_size, "value_size": value_size}.items():
         integer(name, size, 1)
     num_columns(line_graph)
@@ -68,8 +77,9 @@ def prepare(line_graph: LineGraph, heads: int, key_size: int, value_size: int) -
                 if not (directed.is_complete if factored else few):
                     continue
                 problem = Problem(directed, heads, key_size, value_size, factored, "auto")
-                problem, form = _choose("auto", problem)
-                plan_of(form, as_seen_by(form, problem))
+                problem, chosen = _choose(form, problem)
+                if chosen.name != "naive":
+                    plan_of(chosen, as_seen_by(chosen, problem))
     return line_graph
 
 
@@ -79,8 +89,8 @@ def is_prepared(form: str, problem: Problem) -> bool:
         asked = problem._replace(backend=backend)
         if form == "auto" and not is_chosen(asked):
             return False
-        chosen = FORMS[backend].get(cheapest(asked)[0] if form == "auto" else form)
-        if chosen is not None and chosen.unavailable(asked) is None:
+        chosen, reason = _form(form, asked)
+        if reason is None:
             return has_plan_of(chosen, asked)
     return True  # nothing can run: an error
 
@@ -92,6 +102,19 @@ def _backends(problem: Problem) -> list[str]:
     return [*found, "torch"] if asked == "auto" and found == ["triton"] else found
 
 
+def _form(form: str, problem: Problem) -> tuple[Form | None, str | None]:
+    """The form of a name with the problem's backend, and why it cannot run."""
+    known = FORMS[problem.backend]
+    if form == "auto":
+        best = cheapest(problem)
+        if best is not None:
+            return known[best], None
+        form = next(iter(known))
+    if form not in known:
+        return None, f"it has no {problem.backend} kernels; use backend='auto', or form='walk'"
+    return known[form], known[form].unavailable(problem)
+
+
 def _choose(form: str, problem: Problem) -> tuple[Problem, Form]:
     """The problem with its backend, and the form that computes it.
 
@@ -101,11 +124,7 @@ def _choose(form: str, problem: Problem) -> tuple[Problem, Form]:
     asked = problem.backend
     for backend in _backends(problem):
         problem = problem._replace(backend=backend)
-        chosen = FORMS[backend].get(cheapest(problem)[0] if form == "auto" else form)
-        if chosen is None:
-            reason = f"it has no {backend} kernels; use backend='auto', or form='walk'"
-        else:
-            reason = chosen.unavailable(problem)
+        chosen, reason = _form(form, problem)
         if reason is None:
             return problem, chosen
     raise ValueError(

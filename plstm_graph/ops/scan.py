@@ -16,8 +16,10 @@ from torch import Tensor
 from torch_geometric.utils import segment
 
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.tracing import transformed
 from plstm_graph.ops import native
 from plstm_graph.ops.schedule import LevelSchedule, level_schedule
+from plstm_graph.ops.transforms import Transformed, map_one_by_one
 
 #: Elements that a temporary of the operators may hold (float32: 256 MB).
 TILE_ELEMENTS = 1 << 26
@@ -113,9 +115,27 @@ def _backward(ctx, grad):
 
 
 _dag_scan.register_autograd(_backward, setup_context=_setup_context)
+map_one_by_one(_dag_scan)
+
+
+def _transformed(
+    x: Tensor, transition: Tensor, forward: LevelSchedule, backward: LevelSchedule
+) -> Tensor:
+    """The operator where ``torch.func`` transforms the caller."""
+
+    def derivative(tensors: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor]):
+        dx = _transformed(grads[0], tensors[1], backward, forward)
+        return dx, edge_dot(outputs[0], dx, *ends(forward, backward))
+
+    def call(x: Tensor, transition: Tensor) -> Tensor:
+        return _dag_scan(x, transition, list(forward), list(backward))
+
+    return Transformed.apply(call, derivative, x, transition)
 
 
 def levelwise_dag_scan(x: Tensor, transition: Tensor, line_graph: LineGraph) -> Tensor:
     """c = x + T c, all edges of a level at once. x [E, H, W], transition [L, H] -> [E, H, W]."""
     forward, backward = level_schedule(line_graph), level_schedule(line_graph.reverse())
+    if transformed() and not torch.compiler.is_compiling():
+        return _transformed(x, transition, forward, backward)
     return _dag_scan(x, transition, list(forward), list(backward))

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.pytree import register_tables
 
 #: Predecessors of an edge that get a slot of their own; the rest is summed by segments.
 MAX_SLOTS = 4
 
 
+@register_tables
 class LevelSchedule(NamedTuple):
     """Steps of a scan over the levels of a line graph.
 

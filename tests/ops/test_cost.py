@@ -27,7 +27,7 @@ def oriented(graphs) -> LineGraph:
 
 
 def form(line_graph, size: int = 24, factored: bool = False) -> str:
-    return cheapest(Problem(line_graph, 4, size, size, factored, "torch"))[0]
+    return cheapest(Problem(line_graph, 4, size, size, factored, "torch"))
 
 
 def test_wide_heads_of_small_graphs_are_dense():

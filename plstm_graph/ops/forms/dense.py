@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from plstm_graph.dag.segments import segments
+from plstm_graph.dag.segments import largest_part, segments
 from plstm_graph.ops import native
 from plstm_graph.ops.forms.base import Form, Problem
 from plstm_graph.ops.forms.walk import EdgeWalk, edge_walk, readable, strides, unavailable
@@ -51,7 +51,7 @@ class Dense(Form):
         graph = problem.line_graph
         if (reason := unavailable(problem)) is not None:
             return reason
-        largest = int(segments(graph).num_nodes.max(initial=0))
+        largest = largest_part(graph)
         if largest > MAX_NODES:
             return (
                 f"its matrices are for graphs of at most {MAX_NODES} nodes, not {largest}; use "
