@@ -10,6 +10,8 @@ times, with J^2 line edges for each one: that graph goes through the same forms.
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -73,10 +75,10 @@ def prepare(
             few = directed.num_line_edges <= MAX_LINE_EDGES
             if few:
                 directed.line_index, directed.line_node  # noqa: B018
-            for factored in (False, True):
+            for factored, dtype in product((False, True), (torch.float32, torch.float64)):
                 if not (directed.is_complete if factored else few):
                     continue
-                problem = Problem(directed, heads, key_size, value_size, factored, "auto")
+                problem = Problem(directed, heads, key_size, value_size, factored, "auto", dtype)
                 problem, chosen = _choose(form, problem)
                 if chosen.name != "naive":
                     plan_of(chosen, as_seen_by(chosen, problem))
