@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plstm_graph.dag.levels import components
+from plstm_graph.dag.levels import components, longest_path_levels
 from plstm_graph.dag.line_graph import LineGraph
 
 
@@ -67,9 +67,20 @@ def edge_numbers(line_graph: LineGraph) -> np.ndarray:
 
 
 def _edge_numbers(line_graph: LineGraph) -> np.ndarray:
-    # The levels order the edges of the multitree too, and reversed those of the reverse.
-    part, level = segments(line_graph).edge_part, line_graph.level.cpu().numpy()
-    return _rank_within(part, np.lexsort((level, part)), int(part.max(initial=-1)) + 1)
+    part = segments(line_graph).edge_part
+    # Levels order the edges of the multitree too, and reversed those of the reverse.
+    if line_graph.is_two_way and line_graph.is_complete:
+        # Those of nodes do as well: first up, the deepest edges first, then down.
+        src, dst = line_graph.edge_index.cpu().numpy()
+        along = line_graph.direction.cpu().numpy() == 1
+        up, down = (
+            longest_path_levels(ends[:, along], line_graph.num_nodes)
+            for ends in (np.stack([dst, src]), np.stack([src, dst]))
+        )
+        keys = np.where(along, down[src], up[src]), along
+    else:
+        keys = (line_graph.level.cpu().numpy(),)
+    return _rank_within(part, np.lexsort((*keys, part)), int(part.max(initial=-1)) + 1)
 
 
 def _rank_within(group: np.ndarray, order: np.ndarray, groups: int) -> np.ndarray:
