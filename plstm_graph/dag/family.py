@@ -19,9 +19,6 @@ from plstm_graph.dag.tracing import PREPARE, outside, untraced, without_values
 if TYPE_CHECKING:
     from plstm_graph.dag.line_graph import LineGraph
 
-#: Most line edges for which ``line_index`` is made; assign another number to change it.
-MAX_LINE_EDGES = 50_000_000
-
 
 class Kind:
     """Bits that name a member of a family."""

@@ -6,6 +6,8 @@ short (one step per level), and a numpy call costs a quarter of a tensor operati
 
 import numpy as np
 
+#: Most line edges that are made; assign another number to change it.
+MAX_LINE_EDGES = 50_000_000
 #: Up to this many vertices, levels are found by the method with fewer numpy calls.
 _SMALL = 512
 
@@ -108,6 +110,19 @@ def find_cycle(index: np.ndarray, size: int, level: np.ndarray) -> list[int]:
     return [*cycle[::-1], cycle[-1]]
 
 
+def check_budget(lines: int, edges: int) -> None:
+    """Raise ``ValueError`` where there are more line edges than :data:`MAX_LINE_EDGES`."""
+    if lines > MAX_LINE_EDGES:
+        raise ValueError(
+            f"expected at most {MAX_LINE_EDGES} line edges "
+            f"(plstm_graph.dag.levels.MAX_LINE_EDGES), got a graph of {edges} edges with {lines}: "
+            f"its hubs join each entering edge with each leaving one; use "
+            f"LineGraph.from_edge_index and transition='factored' (plstm_graph.ops.Factored), whose "
+            f"cost is that of the edges, orientation='degree', which makes hubs ends of edges, or "
+            f"mode='D' on trees"
+        )
+
+
 def line_index_of(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
     """All pairs of edges that meet: ``dst(e_in) == src(e_out)``, sorted by (e_in, e_out).
 
@@ -116,11 +131,15 @@ def line_index_of(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
 
     Returns:
         [2, L] (e_in, e_out).
+
+    Raises:
+        ValueError: where L passes :data:`MAX_LINE_EDGES`.
     """
     src, dst = edge_index
     ptr, perm = csr(src, num_nodes)
     start = ptr[dst]
     count = ptr[dst + 1] - start
+    check_budget(int(count.sum()), src.size)
     e_in = np.repeat(np.arange(src.size, dtype=np.int64), count)
     return np.stack([e_in, perm[expand(start, count)]])
 

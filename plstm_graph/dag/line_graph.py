@@ -249,7 +249,7 @@ class LineGraph:
         """[2, L] int64: e_in row 0, e_out row 1. Made when it is first asked for.
 
         Raises:
-            ValueError: where L passes :data:`plstm_graph.dag.family.MAX_LINE_EDGES`.
+            ValueError: where L passes :data:`plstm_graph.dag.levels.MAX_LINE_EDGES`.
         """
         return self.plan("line_index", relatives.line_index)
 

@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plstm_graph.dag import family
 from plstm_graph.dag.family import Kind, Member
-from plstm_graph.dag.levels import components, line_index_of, longest_path_levels
+from plstm_graph.dag.levels import (
+    check_budget,
+    components,
+    line_index_of,
+    longest_path_levels,
+)
 from plstm_graph.dag.multitree import multitree_mask as prune
 from plstm_graph.dag.two_way import two_way_line_index, two_way_multitree_mask
 
@@ -139,11 +143,11 @@ def line_index(graph: LineGraph) -> Tensor:
         return graph.reverse().line_index.flip(0)
     if graph._kind & Kind.MULTITREE:
         return graph.root.line_index[:, graph.line_id]
-    if graph.has_plan("is_complete") or _derived(graph):
-        _check_budget(graph)
     if not _derived(graph):
         lines = line_index_of(graph.edge_index.cpu().numpy(), graph.num_nodes)
         return torch.from_numpy(lines).to(graph.device)
+    if graph.is_complete:
+        check_budget(_count_pairs(graph), graph.num_edges)
     source = _one_way(graph)
     turning = graph.twin[graph.direction == 0] - int((graph.direction == 0).sum())
     lines = two_way_line_index(
@@ -153,18 +157,6 @@ def line_index(graph: LineGraph) -> Tensor:
         None if turning.numel() == source.num_edges else turning.cpu().numpy(),
     )
     return torch.from_numpy(lines).to(graph.device)
-
-
-def _check_budget(graph: LineGraph) -> None:
-    if not (graph.is_complete and _count_pairs(graph) > family.MAX_LINE_EDGES):
-        return
-    raise ValueError(
-        f"expected at most {family.MAX_LINE_EDGES} line edges "
-        f"(plstm_graph.dag.family.MAX_LINE_EDGES), got a graph of {graph.num_edges} edges with "
-        f"{_count_pairs(graph)}: its hubs join each entering edge with each leaving one; use "
-        f"transition='factored' (plstm_graph.ops.Factored), whose cost is that of the edges, "
-        f"orientation='degree', which makes hubs ends of edges, or mode='D' on trees"
-    )
 
 
 def line_id(graph: LineGraph) -> Tensor:

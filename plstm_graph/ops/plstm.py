@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from plstm_graph.checks import choice, flag, integer
+from plstm_graph.dag import levels
 from plstm_graph.dag.checks import num_columns
-from plstm_graph.dag.family import MAX_LINE_EDGES
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.tracing import untraced
 from plstm_graph.ops.autograd import has_plan_of, plan_of, propagate
@@ -72,7 +72,7 @@ def prepare(
     for graph in graphs:
         for directed in (graph, graph.reverse()):
             directed.direction  # noqa: B018, made at first use
-            few = directed.num_line_edges <= MAX_LINE_EDGES
+            few = directed.num_line_edges <= levels.MAX_LINE_EDGES
             if few:
                 directed.line_index, directed.line_node  # noqa: B018
             for factored, dtype in product((False, True), (torch.float32, torch.float64)):

@@ -3,8 +3,9 @@ import pickle
 
 import pytest
 import torch
+from torch_geometric.data import Data
 
-from plstm_graph import LineGraph, plstm
+from plstm_graph import LineGraph, ToLineGraph, plstm
 from tests.dag.dag_helpers import longest_paths, max_paths
 from tests.zoo import ZOO, from_edges, inputs
 
@@ -382,3 +383,23 @@ def test_to_gpu_computes_the_same(name):
             out = plstm(*(x.cuda() for x in data), there, form=form)
             assert torch.allclose(out.cpu(), expected, atol=1e-10)
         assert same(there.to("cpu"), g)
+
+
+def test_line_edges_are_bounded(monkeypatch):
+    """Whoever asks for too many hears how many there are, and what to do."""
+    leaves = torch.arange(1, 21)
+    into = torch.stack([leaves, torch.zeros_like(leaves)])
+    out = torch.stack([torch.zeros_like(leaves), leaves + 20])
+    hub = torch.cat([into, out], 1)
+    monkeypatch.setattr("plstm_graph.dag.levels.MAX_LINE_EDGES", 399)
+    message = r"at most 399 line edges .*40 edges with 400: .*'factored'.*'degree'.*mode='D'"
+    graph = LineGraph.from_edge_index(hub)
+    assert graph.num_line_edges == 400
+    with pytest.raises(ValueError, match=message):
+        graph.line_index  # noqa: B018
+    with pytest.raises(ValueError, match=message):
+        ToLineGraph()(Data(edge_index=hub, num_nodes=41))
+    with pytest.raises(ValueError, match=r"80 edges with 1560"):
+        graph.two_way().line_index  # noqa: B018
+    monkeypatch.setattr("plstm_graph.dag.levels.MAX_LINE_EDGES", 400)
+    assert graph.line_index.shape == (2, 400)
