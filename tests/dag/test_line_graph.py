@@ -399,7 +399,7 @@ def test_line_edges_are_bounded(monkeypatch):
         graph.line_index  # noqa: B018
     with pytest.raises(ValueError, match=message):
         ToLineGraph()(Data(edge_index=hub, num_nodes=41))
-    with pytest.raises(ValueError, match=r"80 edges with 1560"):
+    with pytest.raises(ValueError, match=r"80 edges with 1180"):
         graph.two_way().line_index  # noqa: B018
     monkeypatch.setattr("plstm_graph.dag.levels.MAX_LINE_EDGES", 400)
     assert graph.line_index.shape == (2, 400)
