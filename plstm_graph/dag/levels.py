@@ -117,8 +117,8 @@ def check_budget(lines: int, edges: int) -> None:
             f"expected at most {MAX_LINE_EDGES} line edges "
             f"(plstm_graph.dag.levels.MAX_LINE_EDGES), got a graph of {edges} edges with {lines}: "
             f"its hubs join each entering edge with each leaving one; use "
-            f"LineGraph.from_edge_index and transition='factored' (plstm_graph.ops.Factored), at the "
-            f"cost of the edges, orientation='degree', which makes hubs ends of edges, or "
+            f"LineGraph.from_edge_index and transition='factored' (plstm_graph.ops.Factored), at "
+            f"the cost of the edges, orientation='degree', which makes hubs ends of edges, or "
             f"mode='D' on trees"
         )
 
