@@ -236,7 +236,9 @@ def _gate(inputs: tuple, backend: str) -> Tensor:
         return _NativeGating.apply(*inputs)
 
 
-_gate_eagerly = untraced(_gate, "call gating_matrix once before, in torch.compile, or run the layer")
+_gate_eagerly = untraced(
+    _gate, "call gating_matrix once before, in torch.compile, or run the layer"
+)
 
 
 def gating_pays(
