@@ -137,6 +137,22 @@ def test_gnn_explainer(case, local):
     torch.testing.assert_close(model(x, edge_index, **args), before)
 
 
+@pytest.mark.parametrize("mode", "PD")
+def test_both_columns_of_an_edge_get_an_importance(mode):
+    """In a two-way graph, made from edge_index by the layer itself."""
+    _, edges = edges_of("shuffled")
+    edge_index, x = torch.cat([edges, edges.flip(0)], 1), torch.randn(7, 5)
+    explainer = Explainer(
+        PLSTMConv(5, 6, 2, mode=mode),
+        GNNExplainer(epochs=3),
+        explanation_type="model",
+        edge_mask_type="object",
+        model_config={"mode": "regression", "task_level": "node", "return_type": "raw"},
+    )
+    importance = explainer(x, edge_index).edge_mask.view(2, -1)
+    assert (importance > 0).all() and not torch.equal(*importance)
+
+
 def test_dag_scan_is_the_one_recurrence(case, monkeypatch):
     """Single messages come from the same scan."""
     conv, args = case
