@@ -46,7 +46,7 @@ def outside() -> Iterator[None]:
     """What is made here are plain tensors on the CPU unless a device is named."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        if torch.get_default_device().type != "cpu":  # the context slows every operation down
+        if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if transformed():
             stack.enter_context(temporarily_clear_interpreter_stack())
