@@ -49,10 +49,24 @@ def cost(form: Form, problem: Problem) -> float:
     return sum(known.get(name, 0.0) * size for name, size in form.features(problem).items())
 
 
+def _key(what: str, problem: Problem) -> tuple:
+    return (what, *problem[1:-1], str(problem.dtype))
+
+
+def least_cost(problem: Problem) -> float:
+    """The estimated microseconds of the form that :func:`cheapest` names. Planned once."""
+
+    def make(_: object) -> float:
+        best = _cheapest(problem)
+        return float("inf") if best is None else cost(FORMS[problem.backend][best], problem)
+
+    return problem.line_graph.plan(_key("least_cost", problem), make)
+
+
 def cheapest(problem: Problem) -> str | None:
     """The form that is expected to be fastest, ``None`` if none can run. Planned once for each
     size."""
-    found = problem.line_graph.plan(("cheapest", *problem[1:]), lambda _: _cheapest(problem))
+    found = problem.line_graph.plan(_key("cheapest", problem), lambda _: _cheapest(problem))
     if found is None or FORMS[problem.backend][found].unavailable(problem) is not None:
         return _cheapest(problem)  # kernels were switched on or off since
     return found
@@ -70,4 +84,4 @@ def _cheapest(problem: Problem) -> str | None:
 
 def is_chosen(problem: Problem) -> bool:
     """Whether :func:`cheapest` is known."""
-    return problem.line_graph.has_plan(("cheapest", *problem[1:]))
+    return problem.line_graph.has_plan(_key("cheapest", problem))

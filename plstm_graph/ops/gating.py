@@ -39,9 +39,9 @@ from plstm_graph.ops.checks import (
     compute_dtype,
     resolve_backend,
 )
-from plstm_graph.ops.cost import cheapest, cost
+from plstm_graph.ops.cost import least_cost
 from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
-from plstm_graph.ops.forms import FORMS, Problem
+from plstm_graph.ops.forms import Problem
 from plstm_graph.ops.gating_plan import walk
 from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.scan import levelwise_dag_scan
@@ -261,5 +261,4 @@ def gating_pays(
     attention = ATTENTION_COST * (1 + heads * n * n / CACHE)
     problem = Problem(line_graph, views * heads, query.size(-1), value.size(-1), False, "torch")
     ours = heads * n * (views * ROW_COST * e + attention * n)
-    best = cheapest(problem)
-    return best is None or ours < cost(FORMS["torch"][best], problem)
+    return ours < least_cost(problem)
