@@ -32,6 +32,9 @@ def layers() -> dict[str, nn.Module]:
         for name, direction in (("two-way", "two_way"), ("forward", "forward"))
         for mode in ("P", "D")
     }
+    ours["PLSTMConv two-way P, factored"] = PLSTMConv(
+        WIDTH, WIDTH, HEADS, edge_dim=WIDTH, direction="two_way", transition="factored"
+    )
     return ours | {
         "GATv2Conv": GATv2Conv(WIDTH, WIDTH // HEADS, HEADS, edge_dim=WIDTH),
         "TransformerConv": TransformerConv(WIDTH, WIDTH // HEADS, HEADS, edge_dim=WIDTH),
