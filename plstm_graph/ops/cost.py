@@ -50,7 +50,8 @@ def cost(form: Form, problem: Problem) -> float:
 
 
 def _key(what: str, problem: Problem) -> tuple:
-    return (what, *problem[1:-1], str(problem.dtype))
+    # The dtype matters to Triton kernels alone.
+    return (what, *problem[1:-1], str(problem.dtype) if problem.backend == "triton" else "")
 
 
 def least_cost(problem: Problem) -> float:
