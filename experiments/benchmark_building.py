@@ -41,7 +41,7 @@ def bench_building(graphs: list[Data], turns: int, console: Console) -> dict:
     steps = {
         baseline: lambda: Batch.from_data_list(plain),
         f"collate {count} graphs with line graphs": lambda: Batch.from_data_list(ready),
-        "the same and LineGraph, schedules, buckets (one-way and two-way, P, D)": lambda: prepare(
+        "the same and prepare() (one-way and two-way, P, D)": lambda: prepare(
             one_way(), HEADS, SIZE, SIZE
         ),
         **two_way,

@@ -31,12 +31,14 @@ that follow e, so that what leaves an edge is bounded as it is without factors.
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.norm import widened
 from plstm_graph.ops.inputs import Factored
+from plstm_graph.ops.junctions import followers
 
 
 class Gates(NamedTuple):
@@ -82,20 +84,15 @@ def normalize_factors(a: Tensor, b: Tensor, line_graph: LineGraph, alpha: float 
         alpha: keeps the sum below one. Default 0.5.
     """
     a, b = widened(a), widened(b)
-    size, (src, dst) = b.abs(), line_graph.edge_index
-    if not line_graph.is_two_way:
-        leaving = scatter(size, src, dim=0, dim_size=line_graph.num_nodes, reduce="sum")
-        return Factored(a / (alpha + leaving.index_select(0, dst)), b)
-    # Against edges are followed by both kinds, but not by their twin; along edges by their own.
-    along, n = line_graph.direction, line_graph.num_nodes
-    leaving = scatter(size, 2 * src + along, dim=0, dim_size=2 * n, reduce="sum")
-    total = leaving.index_select(0, 2 * dst + 1)
-    before = leaving.index_select(0, 2 * dst)
-    twin = line_graph.twin
-    turned = size.index_select(0, twin.clamp(min=0)) * (twin >= 0).unsqueeze(-1)
-    against = (1 - along).unsqueeze(-1).to(size.dtype)
-    # A difference of sums is not exactly zero where nothing is left.
-    total = (total + against * (before - turned)).clamp(min=0)
+    sums, rows, *twin = followers(line_graph)
+    size = b.abs()
+    leaving = scatter(size, sums, dim=0, dim_size=2 * line_graph.num_nodes + 1, reduce="sum")
+    total = leaving.index_select(0, rows[0])
+    if twin:
+        total = total + leaving.index_select(0, rows[1])
+        turned = torch.cat([size, size.new_zeros(1, size.size(1))]).index_select(0, twin[0])
+        # A difference of sums is not exactly zero where nothing is left.
+        total = (total - turned).clamp(min=0)
     return Factored(a / (alpha + total), b)
 
 

@@ -78,3 +78,27 @@ def with_junctions(inputs: Inputs, line_graph: LineGraph) -> tuple[Inputs, LineG
         mark=torch.cat([inputs.mark, zeros]),
     )
     return inputs, graph
+
+
+def followers(line_graph: LineGraph) -> list[Tensor]:
+    """Where sums over the edges that may follow each edge are found. Planned once.
+
+    There are two sums for each node, over the against and the along edges that leave it, and behind
+    them one that stays zero.
+
+    Returns:
+        [E] the sum that an edge is part of; [2, E] the two sums over what may follow it; in a
+        two-way graph also [E] its twin, which may not, or E where the twin is in none of them.
+    """
+    return line_graph.plan("followers", _followers)
+
+
+def _followers(line_graph: LineGraph) -> list[Tensor]:
+    (src, dst), along, n = line_graph.edge_index, line_graph.direction, line_graph.num_nodes
+    # Against edges are followed by both kinds, along edges by their own.
+    rows = torch.stack([2 * dst + 1, torch.where(along == 0, 2 * dst, 2 * n)])
+    found = [2 * src + along, rows]
+    if line_graph.is_two_way:
+        twin = line_graph.twin
+        found.append(torch.where((twin >= 0) & (along == 0), twin, line_graph.num_edges))
+    return found

@@ -34,7 +34,7 @@ from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.forms.naive import naive_plstm
 from plstm_graph.ops.inputs import Factored, Inputs
-from plstm_graph.ops.junctions import junctions, transitions
+from plstm_graph.ops.junctions import followers, junctions, transitions
 from plstm_graph.ops.scan import levelwise_dag_scan
 
 
@@ -75,6 +75,8 @@ def prepare(
             few = directed.num_line_edges <= levels.MAX_LINE_EDGES
             if few:
                 directed.line_index, directed.line_node  # noqa: B018
+            if directed.is_complete:
+                followers(directed)
             for factored, dtype in product((False, True), (torch.float32, torch.float64)):
                 if not (directed.is_complete if factored else few):
                     continue

@@ -7,7 +7,7 @@ from torch.autograd import gradcheck
 from plstm_graph import LineGraph, plstm
 from plstm_graph.nn import PLSTM, PLSTMBlock, PLSTMConv
 from plstm_graph.nn.gates import normalize_factors, normalize_transition
-from plstm_graph.ops import Factored
+from plstm_graph.ops import Factored, prepare
 from plstm_graph.testing import check_equivariance
 from tests.nn.conftest import EDGES, edges_of
 from tests.zoo import ZOO
@@ -118,3 +118,14 @@ def test_blocks_and_errors():
             PLSTMConv(4, 4, transition="factored", **options)
     with pytest.raises(ValueError, match="expected transition to be one of 'line', 'factored'"):
         PLSTMConv(4, 4, transition="product")
+
+
+@modes
+def test_prepared_layers_compile_as_one_graph(mode):
+    tree = torch.tensor([[0, 0, 1, 1, 2], [1, 2, 3, 4, 5]])
+    edge_index = torch.cat([tree, tree.flip(0)], 1)
+    conv = PLSTMConv(3, 4, heads=2, mode=mode, transition="factored")
+    line_graph = prepare(LineGraph.from_edge_index(edge_index), 2, 2, 2)
+    x = torch.randn(6, 3)
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(x, edge_index, line_graph=line_graph), conv(x, edge_index))
