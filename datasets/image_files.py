@@ -103,7 +103,7 @@ def read_archive(path: Path):
             return _decode_all((item for item in members if "/" in item[0]), None)
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
         raise InputError(
-            f"expected a tar archive of images in {path}, got: {error}; fetch the file anew"
+            f"expected a tar archive of images in {path}, got: {error}; download the file again"
         ) from error
 
 

@@ -90,7 +90,7 @@ def _decode(source: Path, cache: Path) -> None:
     if missing := {"train", "test"} - found:
         raise InputError(
             f"expected images train/CLASS/* and test/CLASS/* in {source}, got none of "
-            f"{', '.join(sorted(missing))}; fetch the file anew"
+            f"{', '.join(sorted(missing))}; download the file again"
         )
     arrays = {"classes": np.array(classes), "notes": np.array(notes)}
     for part, (x, y) in stack(images, classes).items():

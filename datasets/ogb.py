@@ -58,6 +58,6 @@ def _refuse_question(name: str, folder: Path) -> None:
             if not (home / "RELEASE_v1.txt").exists():
                 raise InputError(
                     f"expected the file RELEASE_v1.txt in the folder of {name}, {home}: what is "
-                    f"there is incomplete or old; remove the folder to download it anew"
+                    f"there is incomplete or old; remove the folder to download it again"
                 )
             return

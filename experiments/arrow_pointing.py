@@ -98,7 +98,7 @@ def train(
         pooling: of pLSTM: corners or mean.
         vit_pooling: of ViT: token or mean.
         vit_bias: of ViT's maps and norms; without them it was worse.
-        train_size: images of an epoch, drawn anew for each.
+        train_size: images of an epoch, new ones for each.
         valid_size: images for validation, the same for all runs and epochs.
         test_size: of test, and as many of ext, the same for all runs and epochs.
         epochs: of each run.

@@ -23,7 +23,7 @@ class WeightAverage(WeightAveraging):
     Args:
         epochs: how far back it reaches.
         norm_batches: training batches of which the averaged model's batch norms take their
-            statistics anew before each validation, see :func:`update_norms`; 0 to average those
+            statistics again before each validation, see :func:`update_norms`; 0 to average those
             of training like the weights.
     """
 

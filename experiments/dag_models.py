@@ -32,7 +32,7 @@ Level = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class DagConfig:
-    """A model: everything needed to build it anew from a checkpoint.
+    """A model: everything needed to rebuild it from a checkpoint.
 
     Args:
         name: one of :data:`NAMES`.

@@ -27,7 +27,7 @@ class GraphBatches(Dataset):
     Args:
         graphs: with their line graphs.
         batch_size: graphs of a batch.
-        seed: of the order, drawn anew for each epoch.
+        seed: of the order, a new one for each epoch.
     """
 
     def __init__(self, graphs: Sequence[Data], batch_size: int, seed: int) -> None:

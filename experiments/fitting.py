@@ -48,7 +48,7 @@ class Protocol:
         workers: processes that load batches.
         ema: epochs over which the weights that are validated, tested and kept are averaged, see
             :class:`WeightAverage`; 0 for the weights as they are.
-        norm_batches: with ema: training batches of which batch norms take their statistics anew
+        norm_batches: with ema: training batches of which batch norms take their statistics
             before each validation.
     """
 

@@ -34,7 +34,7 @@ class ImageBatches(Dataset):
         images: uint8 [N, C, Y, X].
         labels: int64 [N].
         batch_size: images of a batch.
-        seed: of order and augmentation, drawn anew for each epoch; None for batches in order,
+        seed: of order and augmentation, new ones for each epoch; None for batches in order,
             as they are.
         shift: with a seed, move every image by up to so many pixels along each axis.
         flip: with a seed, mirror half of the images, left to right.

@@ -29,7 +29,7 @@ def collate_of(model: str, orientation: str, seed: int | None = None) -> Collate
 
     Args:
         model: name of the model; only pLSTM reads line graphs.
-        orientation: of its DAGs; "random" and "random_bfs" are drawn anew for every batch.
+        orientation: of its DAGs; "random" and "random_bfs" are sampled for every batch.
         seed: of the draws; by default they follow the global generator.
     """
     if model == "plstm":

@@ -39,7 +39,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model: everything needed to build it anew from a checkpoint.
+    """A model: everything needed to rebuild it from a checkpoint.
 
     Args:
         name: one of :data:`NAMES`.

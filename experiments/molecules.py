@@ -89,7 +89,7 @@ def train(
         baseline_dropout: dropout of the baselines.
         baseline_readout: readout of the baselines.
         orientation: DAG of a molecule: canonical, index, degree, bfs, or random or random_bfs,
-            which are drawn anew for every batch, as augmentation.
+            which are sampled for every batch, as augmentation.
         average: with those two: orientations over which predictions are averaged.
         epochs: most epochs of each model.
         warmup_epochs: epochs of rising learning rate.

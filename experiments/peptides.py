@@ -49,7 +49,7 @@ def train(
         sets: peptides-func, peptides-struct or both, separated by commas.
         seeds: of initialisation, batches and orientations; separated by commas.
         protocol: how to train.
-        orientation: of pLSTM's DAGs; random and random_bfs are drawn anew for every batch.
+        orientation: of pLSTM's DAGs; random and random_bfs are sampled for every batch.
         average: with these two: orientations over which predictions are averaged.
         limit: use only so many graphs of each part, for tests.
         data_root: folder of the data sets; default PLSTM_DATA_ROOT or ~/.cache/plstm_graph.

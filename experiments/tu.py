@@ -65,7 +65,7 @@ def train(
         sets: which of MUTAG, NCI1, PROTEINS, PTC_FM; separated by commas.
         seeds: of initialisation, batches and orientations; separated by commas.
         protocol: how to train.
-        orientation: of pLSTM's DAGs; random and random_bfs are drawn anew for every batch.
+        orientation: of pLSTM's DAGs; random and random_bfs are sampled for every batch.
         average: with these two: orientations over which predictions are averaged.
         walks: steps of the random walks whose return probabilities are read, see
             :func:`datasets.tu.load`.

@@ -19,7 +19,7 @@ NAMES = ("plstm", "vit", "cnn")
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A model: everything needed to build it anew from a checkpoint.
+    """A model: everything needed to rebuild it from a checkpoint.
 
     Args:
         name: one of :data:`NAMES`.

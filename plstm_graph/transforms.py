@@ -83,12 +83,12 @@ class ToLineGraph(_Builder, BaseTransform):
 
     Use it as ``pre_transform`` (built once) or, to draw orientations, as ``transform``. Apply it
     last: what changes the edges afterwards makes the line graph stale. For whole data sets in
-    memory :func:`to_line_graphs` is faster, for drawing anew in each batch
+    memory :func:`to_line_graphs` is faster, to sample an orientation in each batch
     :class:`LineGraphCollater`.
 
     Args:
         orientation: see :mod:`plstm_graph.dag.orient`.
-        seed: for ``orientation="random"`` and ``"random_bfs"``: each call draws anew, from this
+        seed: for ``orientation="random"`` and ``"random_bfs"``: each call samples, from this
             seed and the number of calls so far, and in a loader's worker from the worker's seed of
             the epoch too. Default: from torch's generator, which every worker and epoch has its
             own of.
@@ -122,7 +122,7 @@ class ToLineGraph(_Builder, BaseTransform):
 class LineGraphCollater(_Builder):
     """Collate plain graphs and build the line graph of the whole batch at once.
 
-    With ``orientation="random"`` or ``"random_bfs"`` every batch is oriented anew, which costs far
+    With ``orientation="random"`` or ``"random_bfs"`` every batch gets a new orientation, which costs far
     less than drawing graph by graph::
 
         torch.utils.data.DataLoader(dataset, batch_size=64, collate_fn=LineGraphCollater())

@@ -88,7 +88,7 @@ def train(
         dropout: dropout.
         local: layer beside each layer of pLSTM, one of ``baselines.LOCAL``; null for none.
         options: further arguments of :class:`plstm_graph.nn.PLSTM`.
-        orientation: of pLSTM's DAGs; random and random_bfs are drawn anew for every batch.
+        orientation: of pLSTM's DAGs; random and random_bfs are sampled for every batch.
         average: with these two: orientations over which predictions are averaged.
         loss: mse, or log_mse for the logarithm of each target's mean squared error.
         lr: peak learning rate; by default the one that was chosen with --select.

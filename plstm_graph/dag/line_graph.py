@@ -396,7 +396,7 @@ class LineGraph:
         return LineGraph._of(self._family.with_original(member))
 
     def to(self, device: torch.device | str) -> LineGraph:
-        """This graph on another device; most of what was derived from it is derived anew there."""
+        """This graph on another device; most of what was derived from it is derived again there."""
         device = torch.device(device)
         return self if device == self.device else LineGraph._of(self._family.to(device), self._kind)
 

@@ -41,7 +41,7 @@ from plstm_graph.dag.checks import located
 from plstm_graph.dag.levels import components, csr, expand, find_cycle, longest_path_levels
 
 ORIENTATIONS = ("canonical", "index", "degree", "bfs", "random", "random_bfs")
-#: Those that are drawn anew for each call.
+#: Those that are sampled in each call.
 DRAWN = ("random", "random_bfs")
 
 
@@ -74,7 +74,7 @@ def orient(
         batch: [N] int64 graph of each node. Whether a graph is symmetric, or has a cycle, is
             judged for each graph alone. Without it the input is one graph.
         seed: for those in :data:`DRAWN`. Default: drawn from torch's global generator, which
-            ``torch.manual_seed`` sets and a ``DataLoader`` seeds anew for each worker and epoch.
+            ``torch.manual_seed`` sets and a ``DataLoader`` seeds for each worker and epoch.
         node_keys: [N] or [N, F] and edge_keys: [M] or [M, F], features that ``"canonical"``
             tells nodes apart by.
 

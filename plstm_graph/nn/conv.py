@@ -188,7 +188,7 @@ class PLSTMConv(MessagePassing):
         # Added to the edge parts of the gates, in their order: see Projection.lin_edge.
         offset = torch.nn.Parameter(torch.empty(4 * heads)) if direction_offset else None
         self.register_parameter("direction_offset", offset)
-        # A subclass that defines these anew wants to see the messages.
+        # A subclass that overrides these reads the messages.
         steps = "message", "aggregate", "update"
         self._custom = any(getattr(type(self), s) is not getattr(PLSTMConv, s) for s in steps)
         self.reset_parameters()

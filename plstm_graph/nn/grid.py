@@ -120,7 +120,7 @@ class PLSTMGrid(torch.nn.Module):
         self.lin_out = torch.nn.Linear(channels, channels, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Resets all learnable parameters of the module."""
         modules = (self.lin_query_key, self.lin_value, self.gates, self.conv, self.norm)
         for module in (*modules, self.lin_out):
             if module is not None:

@@ -75,7 +75,7 @@ class PatchEmbedding(torch.nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Resets all learnable parameters of the module."""
         for module in self.stem.modules():
             if isinstance(module, torch.nn.Conv2d):
                 module.reset_parameters()

@@ -150,7 +150,7 @@ class Projection(torch.nn.Module):
         return None if self.lin_edge is None else self.lin_edge.in_channels
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew; what is lazy waits for :meth:`materialize`."""
+        """Resets all learnable parameters; lazy ones wait for :meth:`materialize`."""
         self.lin_node.reset_parameters()
         if self.lin_edge is not None:
             self.lin_edge.reset_parameters()

@@ -44,7 +44,7 @@ class PLSTMSequence(torch.nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Resets all learnable parameters of the module."""
         self.grid.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ class PLSTMVision(torch.nn.Module):
         return cls(num_classes=num_classes, **{**sizes, **kwargs})
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew.
+        """Resets all learnable parameters of the module.
 
         Maps start as plain PyTorch ones. The smaller start of ViT, N(0, 0.02), is not for this
         model: source and mark start almost closed, and what a corner hears of the image is a

@@ -3,7 +3,7 @@ r"""Every form as one differentiable operator.
 A form is a forward and a backward over plain tensors: the inputs and the plan, which was derived
 from the line graph. In eager mode an ``autograd.Function`` keeps what the forward computed; under
 ``torch.compile`` and ``torch.func`` the same two functions run behind ``torch.library.custom_op``
-(opaque to the tracer, whose backward computes the forward anew). Second derivatives go through a
+(opaque to the tracer, whose backward computes the forward again). Second derivatives go through a
 composition of ``dag_scan`` and differentiable tensor operations, the same one for all forms.
 """
 
@@ -97,7 +97,7 @@ class _Propagate(torch.autograd.Function):
             if torch.is_grad_enabled():  # create_graph=True: a backward with a graph of its own
                 grads = composed_grads(tensors, grad, ctx.line_graph, ctx.scale)
             else:
-                # Buffers go at once; a second backward through a retained graph makes them anew.
+                # Buffers go at once; a second backward through a retained graph computes them again.
                 kept, ctx.kept = ctx.kept, None
                 inputs = Inputs.of(tensors)
                 grads = _backward(grad, ctx.form, inputs, ctx.scale, ctx.plan, kept)

@@ -68,13 +68,7 @@ def test_graph_modules(name, graph, way):
     train(module.train(), x, edge_index, None, None, line_graph)
 
 
-OWN = pytest.mark.xfail(strict=False, reason="what LineGraph makes in inference mode")
-
-
-@pytest.mark.parametrize(
-    "way",
-    ["data", pytest.param("edge_index", marks=OWN), pytest.param("prepared", marks=OWN)],
-)
+@pytest.mark.parametrize("way", ["data", "edge_index", "prepared"])
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("name", ["conv", "conv D", "model"])
 def test_graphs_made_in_inference_mode(name, graph, way):

@@ -24,7 +24,7 @@ edge-wise dots: with B = A^T dA, dT_l = <A_e_in, B_e_out> for l inside a chunk.
 It takes c + E / c steps where the levelwise form takes E on a path, and E c (K + V) work; memory is
 2 E c for A and its gradient, and 2 K V for each exit and entry (by tiles of V where that is much).
 All else is done in pieces of a few chunks (:mod:`plstm_graph.ops.forms.chunk_borders`), and scores
-are made anew in backward.
+are computed again in backward.
 """
 
 from __future__ import annotations

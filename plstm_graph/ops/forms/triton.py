@@ -1,11 +1,12 @@
 """The walk and dense forms by Triton kernels (:mod:`plstm_graph.ops.triton`).
 
-The kernels are imported where they are first needed: nothing here needs triton or a GPU.
+Kernels are imported where they are launched: nothing here needs triton or a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -14,56 +15,46 @@ from plstm_graph.ops.forms.base import Form, Problem
 from plstm_graph.ops.forms.dense import Dense
 from plstm_graph.ops.forms.walk import Walk
 from plstm_graph.ops.inputs import Inputs
+from plstm_graph.ops.triton import dense, walk
 
 
 class _Kernels(Form):
-    """What both have in common: a module of kernels that does the work."""
+    """What both have in common: ``kernels``, a module that does the work."""
 
     backend = "triton"
-
-    def module(self):
-        raise NotImplementedError
+    kernels: ModuleType
 
     def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:
-        return self.module().forward(inputs, scale, plan), None
+        return self.kernels.forward(inputs, scale, plan), None
 
     def backward(
         self, grad: Tensor, inputs: Inputs, scale: float, plan: Sequence[Tensor], kept: None
     ) -> list[Tensor]:
-        return self.module().backward(grad, inputs, scale, plan)
+        return self.kernels.backward(grad, inputs, scale, plan)
 
 
 class TritonWalk(_Kernels):
     name = Walk.name
+    kernels = walk
     factored = True
     features = Walk.features
 
-    def module(self):
-        from plstm_graph.ops.triton import walk
-
-        return walk
-
     def unavailable(self, problem: Problem) -> str | None:
-        return self.module().unavailable(problem.line_graph.device, problem.key_size)
+        return walk.unavailable(problem.line_graph.device, problem.key_size)
 
     def plan(self, problem: Problem) -> list[Tensor]:
-        return self.module().make_plan(problem.line_graph, problem.factored)
+        return walk.make_plan(problem.line_graph, problem.factored)
 
 
 class TritonDense(_Kernels):
     name = Dense.name
+    kernels = dense
     features = Dense.features
-
-    def module(self):
-        from plstm_graph.ops.triton import dense
-
-        return dense
 
     def unavailable(self, problem: Problem) -> str | None:
         if problem.dtype == torch.float64:
             return "its kernels are for float32; use form='walk' in float64"
-        sizes = problem.key_size, problem.value_size
-        return self.module().unavailable(problem.line_graph, *sizes)
+        return dense.unavailable(problem.line_graph, problem.key_size, problem.value_size)
 
     def plan(self, problem: Problem) -> list[Tensor]:
-        return self.module().make_plan(problem.line_graph)
+        return dense.make_plan(problem.line_graph)

@@ -114,7 +114,7 @@ def launch_options(device: torch.device, registers: int) -> dict[str, int]:
 def operands(inputs: Inputs, *, pad_keys: bool = False) -> list[Tensor]:
     """``inputs.tensors`` as the kernels take them: contiguous, at aligned addresses.
 
-    Triton compiles a kernel anew for each dtype and alignment, so inputs are brought into few
+    Triton compiles a kernel for each dtype and alignment, so inputs are brought into few
     forms. Query, key and value get one dtype: their own if they agree (and no input is float64),
     that of the arithmetic otherwise. Gates get the dtype of the arithmetic. V is padded to a
     multiple of ``ALIGN``; with ``pad_keys`` K is, too.

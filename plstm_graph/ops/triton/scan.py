@@ -16,7 +16,7 @@ So batches of small graphs, deep graphs and single paths are segments; one graph
 average more than RUN x LAUNCH = 64 rows goes level by level. The constants are estimates from
 latencies (a run some 1.5 microseconds, a launch some 6); they choose a speed, never a result.
 
-**Few variants.** Triton compiles a kernel anew for every dtype, alignment and J. Operands are
+**Few variants.** Triton compiles a kernel for every dtype, alignment and J. Operands are
 brought into few shapes. Tuning keys are ("segment_scan" or "level_scan", number of segments (1 by
 level) x H, W, mean size of a level, all rounded to powers of two, J, the dtype of x, that of c).
 """
