@@ -157,7 +157,7 @@ def _made_of(data: Data) -> tuple:
 def _keep(data: Data, parts: LineParts, made_of: tuple) -> LineGraph:
     """Make a line graph of its parts, and keep it with ``data``."""
     *_, batch, num_nodes = made_of
-    line_graph = LineGraph._of_parts(num_nodes, parts, batch, parts.edge_id.device)
+    line_graph = LineGraph.of_parts(num_nodes, parts, batch, parts.edge_id.device)
     data.__dict__["_line_graph"] = _Cached(line_graph, made_of)
     return line_graph
 

@@ -122,8 +122,8 @@ class ToLineGraph(_Builder, BaseTransform):
 class LineGraphCollater(_Builder):
     """Collate plain graphs and build the line graph of the whole batch at once.
 
-    With ``orientation="random"`` or ``"random_bfs"`` every batch gets a new orientation, which costs far
-    less than drawing graph by graph::
+    With ``orientation="random"`` or ``"random_bfs"`` every batch gets a new orientation, which
+    costs far less than drawing graph by graph::
 
         torch.utils.data.DataLoader(dataset, batch_size=64, collate_fn=LineGraphCollater())
 

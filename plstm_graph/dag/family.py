@@ -108,7 +108,14 @@ class Family:
         self._lock = None if tracing else threading.RLock()
         self._made: list[tuple[Tensor, int]] = []
         if not tracing:
-            self._note(*original, node_batch, node_rank, line_index)
+            self._note_all()
+
+    def _note_all(self) -> None:
+        self._made = []
+        self._note(self.node_batch, self.node_rank)
+        for member in self.members.values():
+            self._note(*member)
+        self._note(*(plan for key, plan in self.plans.items() if key[1] == "line_index"))
 
     def _note(self, *tensors: Tensor | None) -> None:
         """Remember how often tensors that users can reach were changed when they were made."""
@@ -152,6 +159,11 @@ class Family:
                 f"tensors without values, got one that lacks some; call {PREPARE} before"
             )
 
+    def snapshot(self) -> tuple[dict[int, Member], dict[tuple[int, Hashable], Any]]:
+        """The members in the order of their kinds, and the plans, as they are now."""
+        with self._lock:
+            return dict(sorted(self.members.items())), dict(self.plans)
+
     def bare(self, kind: int) -> Family:
         """A copy with the member ``kind`` and without the plans that are cheap to rebuild."""
         origin, edges = Kind.ORIGINAL, kind & ~Kind.MULTITREE
@@ -164,6 +176,7 @@ class Family:
         """The same with other ``edge_id`` and ``opposite_id``."""
         other = self._copy(lambda x: x, lambda key: key[0] == Kind.ORIGINAL and key[1] in _MOVED)
         other.members = {Kind.ORIGINAL: member}
+        other._note_all()
         return other
 
     def to(self, device: torch.device) -> Family:
@@ -187,15 +200,13 @@ class Family:
                 if kind in members
             }
             other.plans = {key: move(value) for key, value in self.plans.items() if keep(key)}
-            other._lock, other._made = threading.RLock(), []
-            for member in other.members.values():
-                other._note(*member)
+            other._lock = threading.RLock()
+            other._note_all()
             return other
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_made")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock(), _made=[])
-        for member in self.members.values():
-            self._note(*member)
+        self.__dict__.update(state, _lock=threading.RLock())
+        self._note_all()

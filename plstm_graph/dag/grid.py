@@ -102,4 +102,4 @@ def _grid(shape: tuple[int, ...], directions: tuple[int, ...], turns: str) -> Li
         line_id=None if line_id is None else torch.from_numpy(line_id),
         complete=turns == "all",
     )
-    return LineGraph._of(family)
+    return LineGraph.of(family)

@@ -68,6 +68,8 @@ class LineGraph:
         is_two_way: whether :meth:`two_way` made this graph (or the one it is derived from).
         is_multitree: whether the line edges were pruned to a multitree.
         is_reversed: False for an original, True for its reverse.
+        family, kind: the store of derived tensors, and the member that this graph is of it
+            (:mod:`plstm_graph.dag.family`).
 
     Raises:
         ValueError: on a wrong shape, dtype, device or range, on a line edge whose edges do not
@@ -98,7 +100,7 @@ class LineGraph:
 
     def _enter(self, family: Family, kind: int) -> None:
         """Become the member ``kind`` of ``family``, whose edges are known there."""
-        self._family, self._kind = family, kind
+        self.family, self.kind = family, kind
         self.num_nodes: int = family.num_nodes
         self.node_batch: Tensor | None = family.node_batch
         self.node_rank: Tensor | None = family.node_rank
@@ -109,7 +111,7 @@ class LineGraph:
         self.is_reversed = bool(kind & Kind.REVERSED)
 
     @classmethod
-    def _of(cls, family: Family, kind: int = Kind.ORIGINAL) -> LineGraph:
+    def of(cls, family: Family, kind: int = Kind.ORIGINAL) -> LineGraph:
         """A member of a family that is valid by construction."""
         self = cls.__new__(cls)
         self._enter(family, kind)
@@ -173,10 +175,10 @@ class LineGraph:
             lines=False,
         )
         with torch.inference_mode(False):  # it must serve in training, too
-            return cls._of_parts(num_nodes, parts, batch, edge_index.device)
+            return cls.of_parts(num_nodes, parts, batch, edge_index.device)
 
     @classmethod
-    def _of_parts(
+    def of_parts(
         cls, num_nodes: int, parts: LineParts, batch: Tensor | None, device: torch.device
     ) -> LineGraph:
         """From what :func:`plstm_graph.dag.build.build_line_parts` made, arrays or tensors."""
@@ -198,7 +200,7 @@ class LineGraph:
             multitree_mask=tensors.get("multitree_mask"),
             complete=True,
         )
-        return cls._of(family)
+        return cls.of(family)
 
     @classmethod
     def from_networkx(cls, g: networkx.Graph, orientation: str | Tensor = "canonical") -> LineGraph:
@@ -293,7 +295,7 @@ class LineGraph:
     def is_changed(self) -> bool:
         """Whether a tensor of this graph or of a relative was changed in place since it was made:
         what was derived from it is wrong then."""
-        return self._family.is_changed
+        return self.family.is_changed
 
     @property
     def undirected(self) -> Tensor:
@@ -313,31 +315,31 @@ class LineGraph:
             key: of the result; the same key always stands for the same ``make``.
             make: from this graph to anything.
         """
-        plans = self._family.plans
-        key = (self._kind, key)
+        plans = self.family.plans
+        key = (self.kind, key)
         if key in plans:
             return plans[key]
-        return self._family.make(key, make, self)
+        return self.family.make(key, make, self)
 
     def has_plan(self, key: Hashable) -> bool:
         """Whether :meth:`plan` has a result for ``key``."""
-        return (self._kind, key) in self._family.plans
+        return (self.kind, key) in self.family.plans
 
     @property
     def root(self) -> LineGraph:
         """The unpruned, unreversed member that has the same edges: what it and its reverse and
         multitree have in common is planned there."""
-        kind = self._kind & ~(Kind.REVERSED | Kind.MULTITREE)
-        return self if kind == self._kind else LineGraph._of(self._family, kind)
+        kind = self.kind & ~(Kind.REVERSED | Kind.MULTITREE)
+        return self if kind == self.kind else LineGraph.of(self.family, kind)
 
     # ---------------------------------------------------------------- derived graphs
 
-    def _member(self, kind: int) -> LineGraph:
+    def relative(self, kind: int) -> LineGraph:
         """Another member, whose edges are derived from this one's where they are not known."""
         edges = kind & ~Kind.MULTITREE
-        if edges not in self._family.members:
-            self._family.make_member(edges, relatives.member, self)
-        return LineGraph._of(self._family, kind)
+        if edges not in self.family.members:
+            self.family.make_member(edges, relatives.member, self)
+        return LineGraph.of(self.family, kind)
 
     def reverse(self) -> LineGraph:
         """All edges and line edges turned round; their rows keep their place.
@@ -345,7 +347,7 @@ class LineGraph:
         An edge of an undirected graph then is the input's column of the opposite direction. The
         reverse of a two-way graph is the same graph with its two halves swapped.
         """
-        return self._member(self._kind ^ Kind.REVERSED)
+        return self.relative(self.kind ^ Kind.REVERSED)
 
     def two_way(self) -> LineGraph:
         """Both directions of every edge, see :mod:`plstm_graph.dag.two_way`.
@@ -379,7 +381,7 @@ class LineGraph:
                 "line_graph.two_way().multitree()"
             )
         turned = Kind.TURNED if self.is_reversed else 0
-        return self._member(way | turned)
+        return self.relative(way | turned)
 
     def multitree(self) -> LineGraph:
         """Line edges pruned so that at most one path joins any two edges (D-mode).
@@ -388,17 +390,17 @@ class LineGraph:
         commutes with :meth:`reverse`. See :mod:`plstm_graph.dag.multitree`, and for two-way graphs
         :mod:`plstm_graph.dag.two_way`.
         """
-        return self if self.is_multitree else self._member(self._kind | Kind.MULTITREE)
+        return self if self.is_multitree else self.relative(self.kind | Kind.MULTITREE)
 
     def with_ids(self, edge_id: Tensor, opposite_id: Tensor | None) -> LineGraph:
         """An original graph whose edges are other columns of the input."""
         member = no_views(Member(self.edge_index, edge_id, opposite_id))
-        return LineGraph._of(self._family.with_original(member))
+        return LineGraph.of(self.family.with_original(member))
 
     def to(self, device: torch.device | str) -> LineGraph:
         """This graph on another device; most of what was derived from it is derived again there."""
         device = torch.device(device)
-        return self if device == self.device else LineGraph._of(self._family.to(device), self._kind)
+        return self if device == self.device else LineGraph.of(self.family.to(device), self.kind)
 
     # ---------------------------------------------------------------- checks
 
@@ -410,10 +412,10 @@ class LineGraph:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LineGraph):
             return NotImplemented
-        return self._family is other._family and self._kind == other._kind
+        return self.family is other.family and self.kind == other.kind
 
     def __hash__(self) -> int:
-        return hash((id(self._family), self._kind))
+        return hash((id(self.family), self.kind))
 
     def __repr__(self) -> str:
         kind = (", two-way" if self.is_two_way else "") + (", multitree" * self.is_multitree)
@@ -424,7 +426,7 @@ class LineGraph:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the graph, not its plans, which are cheap to rebuild."""
-        return {"family": self._family.bare(self._kind), "kind": self._kind}
+        return {"family": self.family.bare(self.kind), "kind": self.kind}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._enter(state["family"], state["kind"])

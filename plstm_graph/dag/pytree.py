@@ -71,10 +71,9 @@ def _tag(value: Any) -> str | tuple | None:
 def flatten(line_graph: LineGraph) -> tuple[list, Structure]:
     if "_tree" in line_graph.__dict__:
         return line_graph._tree
-    family = line_graph._family
-    original = LineGraph._of(family)
-    with family._lock:
-        members, known = dict(sorted(family.members.items())), dict(family.plans)
+    family = line_graph.family
+    original = LineGraph.of(family)
+    members, known = family.snapshot()
     tensors = [family.node_batch, family.node_rank, *(t for m in members.values() for t in m)]
     there = tuple(tensor is not None for tensor in tensors)
     plans, values = [], []
@@ -85,7 +84,7 @@ def flatten(line_graph: LineGraph) -> tuple[list, Structure]:
         plans.append((key, tag))
         if not isinstance(tag, tuple):
             values.append(_size(original, key, value) if tag == "size" else value)
-    parts = line_graph._kind, family.is_multitree, tuple(members), there, tuple(plans)
+    parts = line_graph.kind, family.is_multitree, tuple(members), there, tuple(plans)
     structure = Structure(parts)
     structure.family = weakref.ref(family)
     tensors = [tensor for tensor in tensors if tensor is not None]
@@ -105,8 +104,8 @@ def unflatten(children: Any, structure: Structure) -> LineGraph:
             Tensor, lambda leaf: unwrapped("line_graph", leaf), list(children)
         )
         old = structure.family and structure.family()
-        if old is not None and _same(children, flatten(LineGraph._of(old))[0]):
-            return LineGraph._of(old, kind)
+        if old is not None and _same(children, flatten(LineGraph.of(old))[0]):
+            return LineGraph.of(old, kind)
     nodes, tensors, values = children
     tensors, values = iter(tensors), iter(values)
     found = [next(tensors) if known else None for known in there]
@@ -121,7 +120,7 @@ def unflatten(children: Any, structure: Structure) -> LineGraph:
             family.plans[Kind.ORIGINAL, (_SIZE, key)] = value
             value = value.size(0)
         family.plans[key] = value
-    return LineGraph._of(family, kind)
+    return LineGraph.of(family, kind)
 
 
 def _same(children: list, others: list) -> bool:

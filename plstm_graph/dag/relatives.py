@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 def member(graph: LineGraph, kind: int) -> Member:
     """The edges of the member ``kind`` (not pruned) of the family of ``graph``."""
     if kind & Kind.REVERSED:
-        graph = graph._member(kind ^ Kind.REVERSED)
+        graph = graph.relative(kind ^ Kind.REVERSED)
         edge_id, opposite_id = _turned(graph)
         direction = 1 - graph.direction if graph.is_two_way else None
         return Member(graph.edge_index.flip(0), edge_id, opposite_id, direction, graph.twin)
-    graph = graph._member(Kind.REVERSED if kind & Kind.TURNED else Kind.ORIGINAL)
+    graph = graph.relative(Kind.REVERSED if kind & Kind.TURNED else Kind.ORIGINAL)
     dag, device = graph.edge_index, graph.device
     rows = torch.arange(graph.num_edges, device=device)
     turning = rows if kind & Kind.TWO_WAY else graph.undirected.nonzero().view(-1)
@@ -72,21 +72,21 @@ def share_undirected(graph: LineGraph) -> str:
 
 def _one_way(graph: LineGraph) -> LineGraph:
     """The one-way graph that a two-way member was made of."""
-    turned = graph._kind & Kind.TURNED
-    return graph._member(Kind.REVERSED if turned else Kind.ORIGINAL)
+    turned = graph.kind & Kind.TURNED
+    return graph.relative(Kind.REVERSED if turned else Kind.ORIGINAL)
 
 
 def _derived(graph: LineGraph) -> bool:
-    return graph._kind & (Kind.TWO_WAY | Kind.MIXED) != 0
+    return graph.kind & (Kind.TWO_WAY | Kind.MIXED) != 0
 
 
 # -------------------------------------------------------------------- line edges
 
 
 def is_complete(graph: LineGraph) -> bool:
-    if graph._kind & Kind.REVERSED:
+    if graph.kind & Kind.REVERSED:
         return graph.reverse().is_complete
-    if graph._kind & Kind.MULTITREE:
+    if graph.kind & Kind.MULTITREE:
         whole = graph.root
         return whole.is_complete and (_is_forest(whole) or bool(multitree_mask(whole).all()))
     if _derived(graph):
@@ -130,7 +130,7 @@ def _count_pairs(graph: LineGraph) -> int:
 
 
 def num_line_edges(graph: LineGraph) -> int:
-    if graph._kind & Kind.REVERSED:
+    if graph.kind & Kind.REVERSED:
         return graph.reverse().num_line_edges
     if graph.is_complete:
         return _count_pairs(graph)
@@ -139,9 +139,9 @@ def num_line_edges(graph: LineGraph) -> int:
 
 def line_index(graph: LineGraph) -> Tensor:
     """[2, L]; see :attr:`plstm_graph.LineGraph.line_index`."""
-    if graph._kind & Kind.REVERSED:
+    if graph.kind & Kind.REVERSED:
         return graph.reverse().line_index.flip(0)
-    if graph._kind & Kind.MULTITREE:
+    if graph.kind & Kind.MULTITREE:
         return graph.root.line_index[:, graph.line_id]
     if not _derived(graph):
         lines = line_index_of(graph.edge_index.cpu().numpy(), graph.num_nodes)
@@ -161,9 +161,9 @@ def line_index(graph: LineGraph) -> Tensor:
 
 def line_id(graph: LineGraph) -> Tensor:
     """[L]; see :attr:`plstm_graph.LineGraph.line_id`."""
-    if graph._kind & Kind.REVERSED:
+    if graph.kind & Kind.REVERSED:
         return graph.reverse().line_id
-    if not graph._kind & Kind.MULTITREE:  # pruned from the start, by nobody knows what
+    if not graph.kind & Kind.MULTITREE:  # pruned from the start, by nobody knows what
         return torch.arange(graph.num_line_edges, device=graph.device)
     whole = graph.root
     if whole.is_complete and _is_forest(whole):

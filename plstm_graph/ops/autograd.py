@@ -97,7 +97,7 @@ class _Propagate(torch.autograd.Function):
             if torch.is_grad_enabled():  # create_graph=True: a backward with a graph of its own
                 grads = composed_grads(tensors, grad, ctx.line_graph, ctx.scale)
             else:
-                # Buffers go at once; a second backward through a retained graph computes them again.
+                # Buffers are freed at once; a second backward computes them again.
                 kept, ctx.kept = ctx.kept, None
                 inputs = Inputs.of(tensors)
                 grads = _backward(grad, ctx.form, inputs, ctx.scale, ctx.plan, kept)

@@ -44,7 +44,7 @@ def _expand(line_graph: LineGraph, states: int) -> LineGraph:
         direction=None if twin is None else copies(line_graph.direction),
         twin=twin,
     )
-    return LineGraph._of(
+    return LineGraph.of(
         Family(
             line_graph.num_nodes,
             member,

@@ -72,7 +72,7 @@ def _with_readout(line_graph: LineGraph) -> LineGraph:
         torch.cat([line_graph.edge_index, edges], 1), torch.arange(e + n, device=device)
     )
     lines = torch.cat([line_graph.line_index, lines], 1)
-    graph = LineGraph._of(Family(n + 1, member, line_index=lines))
+    graph = LineGraph.of(Family(n + 1, member, line_index=lines))
     for directed in (graph, graph.reverse()):
         level_schedule(directed)  # of both directions: the backward may be traced first
     return graph

@@ -43,7 +43,7 @@ def _junctions(line_graph: LineGraph) -> LineGraph:
     ends = torch.cat([line_graph.edge_index, node.expand(2, -1)], 1)
     member = Member(ends, torch.arange(ends.size(1), device=device))
     family = Family(n, member, line_graph.node_batch, line_index=torch.cat(lines, 1))
-    return LineGraph._of(family)
+    return LineGraph.of(family)
 
 
 def _along(line_graph: LineGraph) -> Tensor:

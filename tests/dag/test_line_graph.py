@@ -403,3 +403,16 @@ def test_line_edges_are_bounded(monkeypatch):
         graph.two_way().line_index  # noqa: B018
     monkeypatch.setattr("plstm_graph.dag.levels.MAX_LINE_EDGES", 400)
     assert graph.line_index.shape == (2, 400)
+
+
+@pytest.mark.parametrize("how", ["pickle", "copy", "to"])
+def test_copies_know_when_they_are_changed(how):
+    graph = ZOO["diamond"]()
+    copied = {
+        "pickle": lambda: pickle.loads(pickle.dumps(graph)),
+        "copy": lambda: copy.deepcopy(graph),
+        "to": lambda: graph.with_ids(graph.edge_id, None),
+    }[how]()
+    assert not copied.is_changed and not graph.is_changed
+    copied.line_index.add_(0)
+    assert copied.is_changed

@@ -96,7 +96,7 @@ def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:
     inner_line, cross_line = np.flatnonzero(~crosses), np.flatnonzero(crosses)
 
     device = line_graph.device
-    inner = LineGraph._of(
+    inner = LineGraph.of(
         Family(
             line_graph.num_nodes,
             Member(line_graph.edge_index, line_graph.edge_id),
@@ -112,7 +112,7 @@ def chunk_tables(line_graph: LineGraph, heads: int) -> ChunkTables:
     # Only the schedules look at it: its vertices have no ends, so their nodes are left at zero.
     size = exits.size + entries.size
     ends = torch.zeros(2, size, dtype=torch.int64, device=device)
-    border = LineGraph._of(
+    border = LineGraph.of(
         Family(1, Member(ends, ends[0]), line_index=torch.from_numpy(border_index).to(device))
     )
 
