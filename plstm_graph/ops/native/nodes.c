@@ -8,9 +8,6 @@
  * forward [K, W], columns of V, backward [V, W], columns of K.
  */
 
-#define INLINE static inline __attribute__((always_inline))
-#define APART static __attribute__((noinline))
-#define EACH(j) for (int64_t j = 0; j < W / 8; j++)
 #define FAR (1 << 18) /* elements of states that leave the cache */
 #define EIGHT(x) (*(NAME(eight) *)(x))
 
@@ -255,17 +252,6 @@ WITH(16)
 WITH(24)
 WITH(32)
 
-#define TILES(u, columns, W, function)                  \
-    for (u.c = 0; u.c < columns && u.nodes; u.c += W) { \
-        u.w = columns - u.c < W ? columns - u.c : W;    \
-        switch (W) {                                    \
-            case 8: NAME(function##_8)(&u); break;      \
-            case 16: NAME(function##_16)(&u); break;    \
-            case 24: NAME(function##_24)(&u); break;    \
-            default: NAME(function##_32)(&u);           \
-        }                                               \
-    }
-
 void NAME(nodes_forward)(const REAL *query, const REAL *key, const REAL *value,
                          const REAL *source, const REAL *a, const REAL *b, const REAL *mark,
                          const REAL *direct, REAL *out, REAL *work, int64_t first, int64_t last,
@@ -288,14 +274,8 @@ void NAME(nodes_forward)(const REAL *query, const REAL *key, const REAL *value,
             .K = K, .V = V, .two_way = two_way,
             .far = (node_ptr[part + 1] - start) * K * W > FAR,
         };
-        for (int64_t j = 0; j < u.nodes; j++) {
-            int64_t n = u.node[j];
-            const REAL *v = NAME(of)(u.value, n);
-            REAL *to = u.out + n * heads * V;
-            REAL d = direct[n * heads + h] * NAME(dot)(NAME(of)(u.query, n), NAME(of)(u.key, n), K);
-            for (int64_t c = 0; c < V; c++) to[c] = d * v[c];
-        }
-        TILES(u, V, W, nodes_forward)
+        NAME(own)(u.out, u.query, u.key, u.value, direct + h, u.node, u.nodes, heads, K, V);
+        TILES(u, u.nodes, V, W, nodes_forward)
     }
 }
 
@@ -329,18 +309,9 @@ void NAME(nodes_backward)(const REAL *grad, const REAL *query, const REAL *key, 
             .K = K, .V = V, .two_way = two_way,
             .far = (node_ptr[part + 1] - start) * K * W > FAR,
         };
-        for (int64_t j = 0; j < u.nodes; j++) {
-            int64_t n = u.node[j], at = n * heads + h;
-            const REAL *q = NAME(of)(u.query, n), *k = NAME(of)(u.key, n);
-            const REAL *v = NAME(of)(u.value, n), *g = NAME(of)(u.grad, n);
-            REAL qk = NAME(dot)(q, k, K), gv = NAME(dot)(g, v, V);
-            REAL for_k = direct[at] * gv, for_v = direct[at] * qk;
-            d_direct[at] = qk * gv;
-            for (int64_t c = 0; c < K; c++) d_query[at * K + c] = for_k * k[c];
-            for (int64_t c = 0; c < K; c++) d_key[at * K + c] = for_k * q[c];
-            for (int64_t c = 0; c < V; c++) d_value[at * V + c] = for_v * g[c];
-        }
-        TILES(u, K, W, nodes_backward)
+        NAME(own_backward)(u.d_query, u.d_key, u.d_value, d_direct + h, u.grad, u.query, u.key,
+                           u.value, direct + h, u.node, u.nodes, heads, K, V);
+        TILES(u, u.nodes, K, W, nodes_backward)
     }
 }
 

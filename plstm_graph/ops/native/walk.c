@@ -21,6 +21,36 @@ typedef struct {
 
 INLINE const REAL *NAME(of)(NAME(nodes) x, int64_t n) { return x.first + n * x.step; }
 
+/* The term of each node itself, out_n = D_n (q_n . k_n) v_n; out and direct begin at the head. */
+static void NAME(own)(REAL *out, NAME(nodes) query, NAME(nodes) key, NAME(nodes) value,
+                      const REAL *direct, const int64_t *node, int64_t nodes, int64_t heads,
+                      int64_t K, int64_t V) {
+    for (int64_t i = 0; i < nodes; i++) {
+        int64_t n = node[i] * heads;
+        const REAL *v = NAME(of)(value, node[i]);
+        REAL a = direct[n] * NAME(dot)(NAME(of)(query, node[i]), NAME(of)(key, node[i]), K);
+        for (int64_t c = 0; c < V; c++) out[n * V + c] = a * v[c];
+    }
+}
+
+/* Its gradients, which those of the edges are added to. */
+static void NAME(own_backward)(REAL *d_query, REAL *d_key, REAL *d_value, REAL *d_direct,
+                               NAME(nodes) grad, NAME(nodes) query, NAME(nodes) key,
+                               NAME(nodes) value, const REAL *direct, const int64_t *node,
+                               int64_t nodes, int64_t heads, int64_t K, int64_t V) {
+    for (int64_t i = 0; i < nodes; i++) {
+        int64_t n = node[i] * heads;
+        const REAL *q = NAME(of)(query, node[i]), *k = NAME(of)(key, node[i]);
+        const REAL *v = NAME(of)(value, node[i]), *g = NAME(of)(grad, node[i]);
+        REAL qk = NAME(dot)(q, k, K), gv = NAME(dot)(g, v, V);
+        REAL for_k = direct[n] * gv, for_v = direct[n] * qk;
+        d_direct[n] = qk * gv;
+        for (int64_t c = 0; c < K; c++) d_query[n * K + c] = for_k * k[c];
+        for (int64_t c = 0; c < K; c++) d_key[n * K + c] = for_k * q[c];
+        for (int64_t c = 0; c < V; c++) d_value[n * V + c] = for_v * g[c];
+    }
+}
+
 /* The line edges into, or out of, the edge at place i: for l from ptr[i] to ptr[i + 1] their rows
  * line[l] of the transition, and the places other[l] - start of their other edges. */
 typedef struct {
@@ -197,9 +227,9 @@ WITH(16)
 WITH(24)
 WITH(32)
 
-/* All tiles of a unit. */
-#define TILES(u, columns, W, function)                  \
-    for (u.c = 0; u.c < columns && u.edges; u.c += W) { \
+/* All tiles of a unit that has anything. */
+#define TILES(u, some, columns, W, function)            \
+    for (u.c = 0; u.c < columns && some; u.c += W) {    \
         u.w = columns - u.c < W ? columns - u.c : W;    \
         switch (W) {                                    \
             case 8: NAME(function##_8)(&u); break;      \
@@ -262,14 +292,9 @@ void NAME(walk_forward)(const REAL *query, const REAL *key, const REAL *value,
             .into = into, .edge = edges + start, .src = src, .dst = dst, .edges = count,
             .heads = heads, .K = K, .V = V, .reversed = reversed,
         };
-        for (int64_t j = node_ptr[part]; j < node_ptr[part + 1]; j++) {
-            int64_t n = nodes[j];
-            const REAL *v = NAME(of)(u.value, n);
-            REAL *to = u.out + n * heads * V;
-            REAL a = direct[n * heads + h] * NAME(dot)(NAME(of)(u.query, n), NAME(of)(u.key, n), K);
-            for (int64_t c = 0; c < V; c++) to[c] = a * v[c];
-        }
-        TILES(u, V, W, forward)
+        NAME(own)(u.out, u.query, u.key, u.value, direct + h, nodes + node_ptr[part],
+                  node_ptr[part + 1] - node_ptr[part], heads, K, V);
+        TILES(u, u.edges, V, W, forward)
     }
     free(room);
 }
@@ -306,25 +331,13 @@ void NAME(walk_backward)(const REAL *grad, const REAL *query, const REAL *key, c
             .edge = edges + start, .src = src, .dst = dst, .edges = count,
             .heads = heads, .K = K, .V = V, .reversed = reversed,
         };
-        for (int64_t j = node_ptr[part]; j < node_ptr[part + 1]; j++) {
-            int64_t n = nodes[j], at = n * heads + h;
-            const REAL *q = NAME(of)(u.query, n), *k = NAME(of)(u.key, n);
-            const REAL *v = NAME(of)(u.value, n), *g = NAME(of)(u.grad, n);
-            REAL qk = NAME(dot)(q, k, K), gv = NAME(dot)(g, v, V);
-            REAL for_k = direct[at] * gv, for_v = direct[at] * qk;
-            d_direct[at] = qk * gv;
-            for (int64_t c = 0; c < K; c++) d_query[at * K + c] = for_k * k[c];
-            for (int64_t c = 0; c < K; c++) d_key[at * K + c] = for_k * q[c];
-            for (int64_t c = 0; c < V; c++) d_value[at * V + c] = for_v * g[c];
-        }
-        TILES(u, K, W, backward)
+        NAME(own_backward)(u.d_query, u.d_key, u.d_value, d_direct + h, u.grad, u.query, u.key,
+                           u.value, direct + h, nodes + node_ptr[part],
+                           node_ptr[part + 1] - node_ptr[part], heads, K, V);
+        TILES(u, u.edges, K, W, backward)
     }
     free(room);
 }
 
-#undef INLINE
-#undef APART
-#undef EACH
 #undef COUNT
 #undef WITH
-#undef TILES
