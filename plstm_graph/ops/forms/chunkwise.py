@@ -110,18 +110,9 @@ def _edges_of(
     )
 
 
-def chunks_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    source: Tensor,
-    transition: Tensor,
-    mark: Tensor,
-    direct: Tensor,
-    scale: float,
-    tables: ChunkTables,
-) -> tuple[Tensor, Kept]:
+def chunks_forward(inputs: Inputs, scale: float, tables: ChunkTables) -> tuple[Tensor, Kept]:
     """The layer; shapes as :func:`plstm_graph.ops.plstm`, without J."""
+    query, key, value, source, transition, mark, direct = inputs
     plan, (_, heads, k) = tables.plan, key.shape
     q = query * scale
     out = ((direct * (q * key).sum(-1))[..., None] * value).contiguous()
@@ -141,7 +132,7 @@ def chunks_forward(
 
 
 def chunks_backward(
-    grad: Tensor, inputs: Sequence[Tensor], scale: float, tables: ChunkTables, kept: Kept
+    grad: Tensor, inputs: Inputs, scale: float, tables: ChunkTables, kept: Kept
 ) -> tuple[Tensor, ...]:
     """Gradients of the seven inputs of :func:`chunks_forward`."""
     key, value, transition = inputs[1], inputs[2], inputs[4]
@@ -236,13 +227,13 @@ class Chunkwise(Form):
         return [*plan, *(tensor for schedule in schedules for tensor in schedule)]
 
     def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, Kept]:
-        return chunks_forward(*inputs, scale, _tables(plan))
+        return chunks_forward(inputs, scale, _tables(plan))
 
     def backward(
         self, grad: Tensor, inputs: Inputs, scale: float, plan: Sequence[Tensor], kept: Kept | None
     ) -> tuple[Tensor, ...]:
         tables = _tables(plan)
-        kept = chunks_forward(*inputs, scale, tables)[1] if kept is None else kept
+        kept = chunks_forward(inputs, scale, tables)[1] if kept is None else kept
         return chunks_backward(grad, inputs, scale, tables, kept)
 
 

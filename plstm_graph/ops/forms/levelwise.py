@@ -69,18 +69,9 @@ def _contract_columns(payload: Tensor, right: Tensor) -> Tensor:
     return torch.matmul(payload, right[..., None]).squeeze(3)
 
 
-def states_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    source: Tensor,
-    transition: Tensor,
-    mark: Tensor,
-    direct: Tensor,
-    scale: float,
-    tables: StateTables,
-) -> Tensor:
+def states_forward(inputs: Inputs, scale: float, tables: StateTables) -> Tensor:
     """The layer by states; shapes as :func:`plstm_graph.ops.plstm`, without J."""
+    query, key, value, source, transition, mark, direct = inputs
     src, dst = tables.edge_index
     schedule = tables.forward
     q = query * scale
@@ -94,7 +85,7 @@ def states_forward(
 
 
 def states_backward(
-    grad: Tensor, inputs: tuple[Tensor, ...], scale: float, tables: StateTables
+    grad: Tensor, inputs: Inputs, scale: float, tables: StateTables
 ) -> tuple[Tensor, ...]:
     """Gradients of the seven inputs of :func:`states_forward`."""
     query, key, value, source, transition, mark, direct = inputs
@@ -152,7 +143,7 @@ class Levelwise(Form):
         return [graph.edge_index, *level_schedule(graph), *level_schedule(graph.reverse())]
 
     def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:
-        return states_forward(*inputs, scale, _tables(plan)), None
+        return states_forward(inputs, scale, _tables(plan)), None
 
     def backward(
         self, grad: Tensor, inputs: Inputs, scale: float, plan: Sequence[Tensor], kept: None
