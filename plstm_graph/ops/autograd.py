@@ -17,7 +17,7 @@ from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.tracing import transformed
-from plstm_graph.ops.cost import as_seen_by
+from plstm_graph.ops.cost import as_seen_by, is_expanded
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.junctions import with_junctions
@@ -44,7 +44,8 @@ def _key(form: Form, problem: Problem) -> tuple:
 def has_plan_of(form: Form, problem: Problem) -> bool:
     """Whether :func:`plan_of` is known for the graph that the form sees."""
     if problem.factored and not form.factored:
-        if not problem.line_graph.has_plan("junctions"):
+        needed = "line_index" if is_expanded(problem.line_graph) else "junctions"
+        if not problem.line_graph.has_plan(needed):
             return False
         problem = as_seen_by(form, problem)
     return problem.line_graph.has_plan(_key(form, problem))
@@ -159,8 +160,11 @@ map_one_by_one(_propagate_backward_op)
 def propagate(inputs: Inputs, scale: float, form: Form, problem: Problem) -> Tensor:
     """The layer by ``form``: differentiable, to any order in eager mode."""
     seen = as_seen_by(form, problem)
-    if seen is not problem:
+    if seen.line_graph is not problem.line_graph:
         inputs, _ = with_junctions(inputs, problem.line_graph)
+    elif seen is not problem:
+        lines = inputs.transition.expand(problem.line_graph.line_index)
+        inputs = inputs._replace(transition=lines)
     plan = plan_of(form, seen)
     options = scale, form.backend, form.name, plan
     if torch.compiler.is_compiling():

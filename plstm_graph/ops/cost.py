@@ -13,6 +13,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops import native
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.junctions import junctions
@@ -34,10 +35,18 @@ def table_of(problem: Problem) -> str:
 
 
 def as_seen_by(form: Form, problem: Problem) -> Problem:
-    """The problem on the graph of junctions, where a form cannot do with factored transitions."""
+    """The problem without factors, where a form cannot do with them: expanded where that makes the
+    graph no larger, on the graph of junctions where a node has many neighbours."""
     if not problem.factored or form.factored:
         return problem
+    if is_expanded(problem.line_graph):
+        return problem._replace(factored=False)
     return problem._replace(line_graph=junctions(problem.line_graph), factored=False)
+
+
+def is_expanded(line_graph: LineGraph) -> bool:
+    """Whether there are no more line edges than the graph of junctions has (two for each edge)."""
+    return line_graph.num_line_edges <= 2 * line_graph.num_edges
 
 
 def cost(form: Form, problem: Problem) -> float:

@@ -154,7 +154,7 @@ def test_cifar10_archive_errors(tmp_path):
     whole = source.read_bytes()
     for broken in (whole[: len(whole) // 2], b"nothing like an archive"):
         source.write_bytes(broken)
-        with pytest.raises(InputError, match=r"expected a tar archive.*cifar10_jpeg.*fetch"):
+        with pytest.raises(InputError, match=r"expected a tar archive.*cifar10_jpeg.*download"):
             load_images("cifar10", tmp_path)
     write_archive(source, {name: file for name, file in FILES.items() if "train" in name})
     with pytest.raises(InputError, match=r"expected images train/CLASS/.*got none of test"):

@@ -36,7 +36,8 @@ class Form:
         name: the public name.
         backend: "torch" or "triton".
         factored: whether :class:`~plstm_graph.ops.inputs.Factored` transitions are taken as they
-            are; other forms get the graph of junctions (:mod:`plstm_graph.ops.junctions`).
+            are; other forms get them expanded, or the graph of junctions
+            (:mod:`plstm_graph.ops.junctions`).
         plan_size: how many tables :meth:`plan` returns, for a form that others give way to.
         gives_way_to: the form that computes instead where a result is not finite, for forms that
             multiply by zero what a node cannot hear.
