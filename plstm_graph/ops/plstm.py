@@ -1,4 +1,4 @@
-r"""``plstm`` and ``dag_scan``: checks, the choice of form and backend, state tracking, precision.
+r"""``plstm``: checks, the choice of form and backend, state tracking, precision.
 
 **Backends.** ``backend="auto"`` is ``"triton"`` for tensors on a GPU (CUDA or ROCm) where triton
 can be imported and a form has kernels for the problem, and ``"torch"`` elsewhere, which on CPUs
@@ -15,7 +15,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from plstm_graph.checks import choice, flag, integer
+from plstm_graph.checks import choice, integer
 from plstm_graph.dag import levels
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
@@ -24,7 +24,6 @@ from plstm_graph.ops.autograd import has_plan_of, plan_of, propagate
 from plstm_graph.ops.checks import (
     check_line_graph,
     check_plstm,
-    check_scan,
     compute_dtype,
     form_names,
     resolve_backend,
@@ -34,8 +33,7 @@ from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.forms.naive import naive_plstm
 from plstm_graph.ops.inputs import Factored, Inputs
-from plstm_graph.ops.junctions import followers, junctions, transitions
-from plstm_graph.ops.scan import levelwise_dag_scan
+from plstm_graph.ops.junctions import followers
 
 
 def prepare(
@@ -231,59 +229,3 @@ def _is_prepared(inputs: Inputs, line_graph: LineGraph, form: str, backend: str)
     problem = _problem(inputs, line_graph, backend)
     problem = problem._replace(factored=factored and line_graph.is_complete)
     return is_prepared(form, problem)
-
-
-def dag_scan(
-    x: Tensor,
-    transition: Tensor | Factored,
-    line_graph: LineGraph,
-    *,
-    reverse: bool = False,
-    backend: str = "auto",
-) -> Tensor:
-    r"""c = x + T c along the line graph: :math:`c_e = x_e + \sum_{l = (e', e)} T_l c_{e'}`.
-
-    The one primitive: W = K V gives states, W = nodes of the graph gives gating rows.
-    Differentiable to any order; the backward is the same scan on the reversed line graph.
-
-    Args:
-        x: [E, H, W], or [E, H, J, W] with state tracking.
-        transition: [L, H], [L, H, J, J], or ``Factored(a, b)`` (x [E, H, W]).
-        line_graph: the DAG with its line graph.
-        reverse: run along the reversed line graph with transposed transitions: the adjoint scan.
-        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"``.
-
-    Returns:
-        c, the shape and dtype of x.
-
-    Raises:
-        ValueError: on a wrong shape, dtype, device or backend, and if ``"triton"`` cannot run here.
-    """
-    flag("reverse", reverse)
-    check_scan(x, transition, line_graph, backend)
-    if isinstance(transition, Factored) and not line_graph.is_complete:
-        transition = transition.expand(line_graph.line_index)
-    if isinstance(transition, Factored):
-        if reverse:
-            transition, line_graph = Factored(*transition[::-1]), line_graph.reverse()
-        graph = junctions(line_graph)
-        more = x.new_zeros(graph.num_edges - x.size(0), *x.shape[1:])
-        lines = transitions(*transition, line_graph)
-        return dag_scan(torch.cat([x, more]), lines, graph, backend=backend)[: x.size(0)]
-    if reverse:
-        line_graph = line_graph.reverse()
-        if transition.dim() == 4:
-            transition = transition.mT
-    with torch.autocast(x.device.type, enabled=False):
-        if resolve_backend(backend, line_graph.device) == "triton":
-            from plstm_graph.ops.triton.scan import triton_dag_scan
-
-            return triton_dag_scan(x, transition, line_graph).to(x.dtype)
-        dtype = compute_dtype(x, transition)
-        payload, transition = x.to(dtype), transition.to(dtype)
-        if x.dim() == 3:
-            return levelwise_dag_scan(payload, transition, line_graph).to(x.dtype)
-        e, h, j, w = x.shape
-        expanded = expand_states(line_graph, j)
-        c = levelwise_dag_scan(unfold_edges(payload), unfold_lines(transition), expanded)
-        return c.view(e, j, h, w).transpose(1, 2).to(x.dtype)

@@ -1,0 +1,158 @@
+r"""Exponential gates without overflow: the gauge (stabilizer) and the normalizer of mLSTM.
+
+For *any* numbers m on edges and nodes, the gates
+
+.. math::
+    \tilde S_e = S_e e^{-m_e} \qquad \tilde T_l = T_l e^{m_{e'} - m_e} \qquad
+    \tilde M_e = M_e e^{m_e - m_n} \qquad \tilde D_n = D_n e^{-m_n}
+
+give the states :math:`C_e e^{-m_e}` and the outputs :math:`h_n e^{-m_n}`: a change of gauge. It
+cancels in a ratio of two outputs. So m is a constant for the derivatives, and any m will do that
+keeps all of this small. The gauges here are scans of the logarithms (:mod:`.semiring`):
+
+* ``"logsumexp"``: :math:`e^{m_e} = |S_e| + \sum_l |T_l| e^{m_{e'}}` and
+  :math:`e^{m_n} = |D_n| + \sum_e |M_e| e^{m_e}`. The absolute values of the new gates then add
+  up to 1 at each edge and node: a state is a signed convex combination of the :math:`k v^\top` on
+  any graph, however many paths it has.
+* ``"max"``: the maximum in place of the sums. Each new gate is at most 1, but a state grows with
+  the number of paths. On a path this is the gauge of mLSTM (xLSTM, arXiv 2405.04517).
+
+Where nothing arrives (all gates are zero) m is 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from plstm_graph.checks import choice, refuse
+from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.ops.semiring import semiring_scan
+
+STABILIZERS = ("max", "logsumexp")
+NORMALIZERS = ("max1", "sum", "norm")
+
+
+class LogGate(NamedTuple):
+    """A gate sign * exp(log_abs).
+
+    Attributes:
+        log_abs: the logarithm of its absolute value, -inf where the gate is 0.
+        sign: of the same shape, 1 or -1; ``None`` for 1 everywhere.
+    """
+
+    log_abs: Tensor
+    sign: Tensor | None = None
+
+
+class Gauged(NamedTuple):
+    """Gates in a gauge: source, mark [E, H], transition [L, H] or [L, H, K], direct [N, H]."""
+
+    source: Tensor
+    transition: Tensor
+    mark: Tensor
+    direct: Tensor
+
+
+def gauge(
+    source: LogGate,
+    transition: LogGate,
+    mark: LogGate,
+    direct: LogGate,
+    line_graph: LineGraph,
+    kind: str,
+) -> tuple[Gauged, Tensor, Tensor]:
+    """The gates in the gauge of the module. Differentiable; m itself is a constant.
+
+    Args:
+        source, mark: [E, H].
+        transition: [L, H]; or diagonal [L, H, K], of which the largest channel of each line edge
+            enters the scan, so that the bounds of the module hold for every channel.
+        direct: [N, H].
+        line_graph: the line graph.
+        kind: ``"max"`` or ``"logsumexp"``.
+
+    Returns:
+        The gates, m_e [E, H] and m_n [N, H], in float32, or float64 where a gate is. m is finite.
+
+    Raises:
+        ValueError: if the kind is unknown or the transition has other axes.
+    """
+    choice("stabilizer", kind, STABILIZERS)
+    if transition.log_abs.dim() not in (2, 3):
+        refuse("transition", "[L, H] or [L, H, K] with a stabilizer", transition.log_abs)
+    dtype = torch.float32
+    for gate in (source, transition, mark, direct):
+        dtype = torch.promote_types(dtype, gate.log_abs.dtype)
+    s, t, m, d = (gate.log_abs.to(dtype) for gate in (source, transition, mark, direct))
+    e_in, e_out = line_graph.line_index
+    dst = line_graph.edge_index[1]
+    with torch.autocast(s.device.type, enabled=False):
+        largest = t.detach() if t.dim() == 2 else t.detach().amax(2)
+        m_edge = semiring_scan(s.detach().unsqueeze(2), largest, line_graph, kind).squeeze(2)
+        m_node = finite(_at_nodes(m.detach() + m_edge, d.detach(), dst, kind))
+        # The state behind m_e = -inf is zero; whatever follows it may stay zero, too.
+        base = finite(m_edge)
+        step = m_edge.index_select(0, e_in) - base.index_select(0, e_out)
+        gates = (
+            s - base,
+            t + (step if t.dim() == 2 else step.unsqueeze(2)),
+            m + (m_edge - m_node.index_select(0, dst)),
+            d - m_node,
+        )
+    signs = (source.sign, transition.sign, mark.sign, direct.sign)
+    gated = [x.exp() if sign is None else x.exp() * sign.to(dtype) for x, sign in zip(gates, signs)]
+    return Gauged(*gated), base, m_node
+
+
+def _at_nodes(arriving: Tensor, direct: Tensor, dst: Tensor, kind: str) -> Tensor:
+    """The maximum or log-sum-exp of direct [N, H] and of the arriving [E, H] at each node."""
+    index = dst.unsqueeze(1).expand_as(arriving)
+    most = direct.scatter_reduce(0, index, arriving, "amax")
+    if kind == "max":
+        return most
+    base = finite(most)
+    terms = (arriving - base.index_select(0, dst)).exp()
+    return base + (direct - base).exp().scatter_add(0, index, terms).log()
+
+
+def finite(m: Tensor) -> Tensor:
+    """m with 0 in place of -inf."""
+    return m.masked_fill(m == -torch.inf, 0)
+
+
+def normalize(
+    out: Tensor, normalizer: str | None, m_node: Tensor | None = None, eps: float = 0.0
+) -> Tensor:
+    r"""The output of a recurrence over its normalizer, den: the same recurrence with payload 1.
+
+    ``"max1"`` is that of mLSTM (arXiv 2405.04517), ``"sum"`` an average for positive features:
+
+    .. math::
+        \text{max1}\quad h_n = \frac{num_n}{\max(|den_n|, e^{-m_n}) + \epsilon}
+        \qquad \text{sum}\quad h_n = \frac{num_n}{den_n + \epsilon}
+
+    Args:
+        out: [N, H, V + 1], den in the last column; [N, H, V] for ``"norm"`` and ``None``.
+        normalizer: ``"max1"``; ``"sum"``, which gives 0 where den is 0; ``"norm"``, for a norm
+            behind the layer that takes away the gauge, as it does every factor per node and head;
+            or ``None``, which takes back the gauge and may overflow there.
+        m_node: [N, H] of :func:`gauge`; ``None`` without one, as if it were 0.
+        eps: added to the denominator inside the gauge, so that a gauge changes nothing only with 0.
+
+    Returns:
+        [N, H, V] in the dtype of ``out``.
+    """
+    if normalizer is None:
+        return out if m_node is None else out * m_node.exp().unsqueeze(2)
+    choice("normalizer", normalizer, NORMALIZERS)
+    if normalizer == "norm":
+        return out
+    num, den = out[..., :-1], out[..., -1:]
+    if normalizer == "max1":
+        floor = torch.ones_like(den) if m_node is None else m_node.neg().exp().unsqueeze(2)
+        return num / (torch.maximum(den.abs(), floor) + eps)
+    silent = den == 0
+    return (num / (den + eps).masked_fill(silent, 1)).masked_fill(silent, 0)
