@@ -22,6 +22,7 @@ Where nothing arrives (all gates are zero) m is 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,11 @@ from torch import Tensor
 
 from plstm_graph.checks import choice, refuse
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.ops.semiring import semiring_scan
+from plstm_graph.dag.tracing import transformed
+from plstm_graph.ops import native
+from plstm_graph.ops.schedule import LevelSchedule, level_schedule
+from plstm_graph.ops.semiring import semiring_scan_
+from plstm_graph.ops.transforms import Transformed, map_one_by_one
 
 STABILIZERS = ("max", "logsumexp")
 NORMALIZERS = ("max1", "sum", "norm")
@@ -86,25 +91,86 @@ def gauge(
     dtype = torch.float32
     for gate in (source, transition, mark, direct):
         dtype = torch.promote_types(dtype, gate.log_abs.dtype)
-    s, t, m, d = (gate.log_abs.to(dtype) for gate in (source, transition, mark, direct))
-    e_in, e_out = line_graph.line_index
-    dst = line_graph.edge_index[1]
-    with torch.autocast(s.device.type, enabled=False):
-        largest = t.detach() if t.dim() == 2 else t.detach().amax(2)
-        m_edge = semiring_scan(s.detach().unsqueeze(2), largest, line_graph, kind).squeeze(2)
-        m_node = finite(_at_nodes(m.detach() + m_edge, d.detach(), dst, kind))
+    gates = (source, transition, mark, direct)
+    logs = [gate.log_abs.to(dtype) for gate in gates]
+    tables = list(level_schedule(line_graph)), line_graph.line_index, line_graph.edge_index
+
+    def call(*logs: Tensor) -> tuple[Tensor, ...]:
+        return _gauge(*logs, kind, *tables)
+
+    if transformed() and not torch.compiler.is_compiling():
+        *gated, m_edge, m_node = Transformed.apply(call, _derivative, *logs)
+    else:
+        *gated, m_edge, m_node = call(*logs)
+    signed = [x if gate.sign is None else x * gate.sign.to(dtype) for x, gate in zip(gated, gates)]
+    return Gauged(*signed), m_edge.detach(), m_node.detach()
+
+
+@torch.library.custom_op("plstm_graph::gauge", mutates_args=())
+def _gauge(
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    kind: str,
+    schedule: Sequence[Tensor],
+    line_index: Tensor,
+    edge_index: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The new gates without signs, m_e and m_n."""
+    plan = LevelSchedule(*schedule)
+    (e_in, e_out), dst = line_index, edge_index[1]
+    largest = transition if transition.dim() == 2 else transition.amax(2)
+    m_edge = source.index_select(0, plan.order).unsqueeze(2)
+    semiring_scan_(m_edge, largest, plan, kind)
+    m_edge = m_edge.squeeze(2).index_select(0, plan.position)
+    logs = [x.contiguous() for x in (source, transition, mark, direct)]
+    if source.device.type == "cpu" and native.unavailable() is None:
+        new = [torch.empty_like(x) for x in (*logs, m_edge, logs[3])]
+        (edges, heads), lines, nodes = source.shape, e_in.numel(), direct.size(0)
+        channels = 1 if transition.dim() == 2 else transition.size(2)
+        native.run(
+            "gauge", source.dtype, heads, nodes, *logs, m_edge, *new, heads, channels,
+            int(kind == "logsumexp"), nodes, edges, lines, e_in, e_out, dst,
+        )  # fmt: skip
+    else:
+        m_node = finite(_at_nodes(mark + m_edge, direct, dst, kind))
         # The state behind m_e = -inf is zero; whatever follows it may stay zero, too.
         base = finite(m_edge)
         step = m_edge.index_select(0, e_in) - base.index_select(0, e_out)
-        gates = (
-            s - base,
-            t + (step if t.dim() == 2 else step.unsqueeze(2)),
-            m + (m_edge - m_node.index_select(0, dst)),
-            d - m_node,
-        )
-    signs = (source.sign, transition.sign, mark.sign, direct.sign)
-    gated = [x.exp() if sign is None else x.exp() * sign.to(dtype) for x, sign in zip(gates, signs)]
-    return Gauged(*gated), base, m_node
+        new = [
+            source - base,
+            transition + (step if transition.dim() == 2 else step.unsqueeze(2)),
+            mark + (m_edge - m_node.index_select(0, dst)),
+            direct - m_node,
+            base,
+            m_node,
+        ]
+    return *(x.exp_() for x in new[:4]), *new[4:]
+
+
+@_gauge.register_fake
+def _(source, transition, mark, direct, kind, schedule, line_index, edge_index):
+    like = (source, transition, mark, direct, source, direct)
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in like)
+
+
+def _derivative(_: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor]):
+    """Of the logarithms: m is a constant, so each new gate is its own derivative."""
+    return tuple(grad * gate for grad, gate in zip(grads, outputs[:4]))
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.tables = len(inputs[5])
+    ctx.save_for_backward(*output[:4])
+
+
+def _backward(ctx, *grads):
+    return *_derivative((), ctx.saved_tensors, grads), None, [None] * ctx.tables, None, None
+
+
+_gauge.register_autograd(_backward, setup_context=_setup_context)
+map_one_by_one(_gauge)
 
 
 def _at_nodes(arriving: Tensor, direct: Tensor, dst: Tensor, kind: str) -> Tensor:

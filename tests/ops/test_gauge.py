@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from plstm_graph import LineGraph
-from plstm_graph.ops import plstm
-from plstm_graph.ops.gauge import Gauged, LogGate, gauge, normalize
+from plstm_graph.ops import native, plstm
+from plstm_graph.ops.gauge import Gauged, LogGate, _gauge, gauge, normalize
+from plstm_graph.ops.schedule import level_schedule
 from tests.zoo import ZOO, from_edges, grid
 
 KINDS = ("max", "logsumexp")
@@ -291,6 +292,56 @@ def test_gradcheck(normalizer):
     assert torch.isfinite(grad).all()
     rest = out.detach()[1:].requires_grad_()
     assert torch.autograd.gradcheck(lambda x: normalize(x, normalizer, m[1:]), rest)
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*NAMES, "everything"])
+def test_the_compiled_loop_equals_torch(name, kind, channels, monkeypatch):
+    if native.unavailable() is not None:
+        pytest.skip(native.unavailable())
+    line_graph = ZOO[name]()
+    gates = log_gates(line_graph, channels=channels, signs=True)
+    got, *m = gauge(*gates, line_graph, kind)
+    monkeypatch.setenv("PLSTM_NATIVE", "0")
+    want, *m_want = gauge(*gates, line_graph, kind)
+    for a, b in zip((*got, *m), (*want, *m_want)):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_opcheck(channels):
+    line_graph = ZOO["two_way_grid"]()
+    logs = [gate.log_abs for gate in log_gates(line_graph, channels=channels)]
+    tables = list(level_schedule(line_graph)), line_graph.line_index, line_graph.edge_index
+    torch.library.opcheck(_gauge, (*logs, "logsumexp", *tables))
+
+
+def test_func_compile_and_second_derivatives():
+    """The logarithms' derivatives, m being constant: by autograd, torch.func and torch.compile."""
+    line_graph = ZOO["two_way_grid"]()
+    gates = log_gates(line_graph, span=2.0, signs=True)
+    logs, signs = [g.log_abs for g in gates], [g.sign for g in gates]
+    qkv = vectors(line_graph, positive=True)
+
+    def loss(*logs):
+        return stabilized(qkv, map(LogGate, logs, signs), line_graph).square().sum()
+
+    def without(*logs):
+        out = run(*qkv, [plain(LogGate(*g)) for g in zip(logs, signs)], line_graph)
+        return normalize(out, "max1").square().sum()
+
+    first = torch.autograd.grad(loss(*logs), logs, create_graph=True)
+    want = torch.autograd.grad(without(*logs), logs, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), logs)
+    want_second = torch.autograd.grad(sum(g.square().sum() for g in want), logs)
+    for a, b in zip((*first, *second), (*want, *want_second)):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    by_compile = torch.autograd.grad(compiled(*logs), logs)
+    by_func = torch.func.grad(loss, (0, 1, 2, 3))(*(x.detach() for x in logs))
+    for a, b, c in zip(first, by_compile, by_func):
+        assert torch.allclose(a, b, rtol=1e-12) and torch.allclose(a, c, rtol=1e-12)
 
 
 def test_errors():

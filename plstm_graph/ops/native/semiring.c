@@ -71,3 +71,45 @@ void NAME(semiring)(REAL *payload, const REAL *transition, REAL *work, int64_t f
         }
     }
 }
+
+static inline REAL NAME(finite)(REAL x) { return x == -INFINITY ? 0 : x; }
+
+/* The logarithms of gates in the gauge of gauge.py, from those of the gates and of the scan:
+ * m_edge [E, heads] and source, mark like it, transition [L, heads, channels], direct [N, heads].
+ * work: [N] sums. */
+void NAME(gauge)(const REAL *source, const REAL *transition, const REAL *mark, const REAL *direct,
+                 const REAL *m_edge, REAL *new_source, REAL *new_transition, REAL *new_mark,
+                 REAL *new_direct, REAL *base, REAL *m_node, REAL *work, int64_t first,
+                 int64_t last, int64_t heads, int64_t channels, int64_t sums, int64_t nodes,
+                 int64_t edges, int64_t lines, const int64_t *e_in, const int64_t *e_out,
+                 const int64_t *dst) {
+    for (int64_t h = first; h < last; h++) {
+        for (int64_t i = h; i < nodes * heads; i += heads) m_node[i] = direct[i];
+        for (int64_t e = 0, i = h; e < edges; e++, i += heads)
+            NAME(log_max)(m_node + dst[e] * heads + h, mark[i], m_edge + i, 1);
+        if (sums) {
+            for (int64_t n = 0, i = h; n < nodes; n++, i += heads) {
+                m_node[i] = NAME(finite)(m_node[i]);
+                work[n] = NAME(exp_of)(direct[i] - m_node[i]);
+            }
+            for (int64_t e = 0, i = h; e < edges; e++, i += heads)
+                work[dst[e]] += NAME(exp_of)(mark[i] + m_edge[i] - m_node[dst[e] * heads + h]);
+            for (int64_t n = 0, i = h; n < nodes; n++, i += heads)
+                m_node[i] += NAME(log_of)(work[n]);
+        }
+        for (int64_t i = h; i < nodes * heads; i += heads) {
+            m_node[i] = NAME(finite)(m_node[i]);
+            new_direct[i] = direct[i] - m_node[i];
+        }
+        for (int64_t e = 0, i = h; e < edges; e++, i += heads) {
+            base[i] = NAME(finite)(m_edge[i]);
+            new_source[i] = source[i] - base[i];
+            new_mark[i] = mark[i] + (m_edge[i] - m_node[dst[e] * heads + h]);
+        }
+        for (int64_t l = 0, i = h; l < lines; l++, i += heads) {
+            REAL step = m_edge[e_in[l] * heads + h] - base[e_out[l] * heads + h];
+            for (int64_t k = i * channels; k < (i + 1) * channels; k++)
+                new_transition[k] = transition[k] + step;
+        }
+    }
+}
