@@ -10,12 +10,12 @@ from torch import Tensor
 from plstm_graph.checks import choice, dense, instance, real, refuse
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops.forms import names
+from plstm_graph.ops.gauge import COUNTING, NORMALIZERS, STABILIZERS
 from plstm_graph.ops.inputs import EdgeStates, Factored, Inputs, LogGate, Reflections
+from plstm_graph.ops.semiring import SEMIRINGS
 from plstm_graph.ops.triton.common import unavailable
 
 BACKENDS = ("auto", "torch", "triton")
-NORMALIZERS = ("max1", "sum", "norm")
-STABILIZERS = ("max", "logsumexp")
 
 
 def form_names() -> list[str]:
@@ -168,7 +168,7 @@ def check_options(inputs: Inputs, options: Any, line_graph: LineGraph) -> None:
     found = {"value": inputs.value}
     if options.normalizer is not None:
         choice("normalizer", options.normalizer, NORMALIZERS, "None for none")
-    counting = options.normalizer in ("max1", "sum")
+    counting = options.normalizer in COUNTING
     if options.edge_query is not None:
         found["edge_query"] = dense("edge_query", options.edge_query, n, heads, k, **like)
     update, v = inputs.update, inputs.value.size(-1)
@@ -211,14 +211,27 @@ def _edges(name: str, value: Any, line_graph: LineGraph) -> Tensor:
 
 
 def check_scan(
-    x: Tensor, transition: Tensor | Factored, line_graph: LineGraph, backend: str
+    x: Tensor,
+    transition: Tensor | Factored,
+    line_graph: LineGraph,
+    semiring: str,
+    backend: str,
 ) -> None:
     """Raise ``ValueError`` unless the arguments of ``dag_scan`` fit together."""
+    choice("semiring", semiring, SEMIRINGS)
     choice("backend", backend, BACKENDS)
     check_line_graph(line_graph)
-    axes = ("J", "W") if isinstance(x, Tensor) and x.dim() == 4 else ("W",)
+    if backend == "triton" and semiring != "sum":
+        refuse("backend", f"with semiring={semiring!r}", "'triton'", "use 'auto' or 'torch'")
+    diagonal = isinstance(transition, Tensor) and transition.dim() == 3
+    wide = isinstance(x, Tensor) and x.dim() == 4
+    axes = (("K", "V") if wide else ("K",)) if diagonal else (("J", "W") if wide else ("W",))
     shape = (line_graph.num_edges, "H", *axes)
-    like = {"device": line_graph.device, "like": "line_graph", "sizes": "E is that of line_graph"}
-    x = dense("x", x, *shape, **like)
-    states = x.size(2) if x.dim() == 4 else None
-    _check_one_dtype({"x": x, **_transition(transition, line_graph, x.size(1), states)})
+    like = {"device": line_graph.device, "like": "line_graph"}
+    x = dense("x", x, *shape, **like, sizes="E is that of line_graph")
+    if diagonal:
+        shape = (line_graph.num_line_edges, *x.shape[1:3])
+        tensors = {"transition": dense("transition", transition, *shape, **like)}
+    else:
+        tensors = _transition(transition, line_graph, x.size(1), x.size(2) if wide else None)
+    _check_one_dtype({"x": x, **tensors})

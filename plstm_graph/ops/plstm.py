@@ -1,4 +1,4 @@
-r"""``plstm`` and ``dag_scan``: checks, precision, and what is dealt with before a form computes.
+r"""``plstm``: checks, precision, and what is dealt with before a form computes.
 
 States in and out become nodes and edges (:mod:`plstm_graph.ops.ports`), gates by their logarithms
 are rescaled (:mod:`plstm_graph.ops.gauge`), a normalizer is one more column of values. What is left
@@ -12,28 +12,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plstm_graph.checks import flag
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.tracing import untraced
 from plstm_graph.ops.autograd import propagate
 from plstm_graph.ops.checks import (
     check_options,
     check_plstm,
-    check_scan,
     compute_dtype,
-    resolve_backend,
 )
 from plstm_graph.ops.choosing import choose, is_prepared
-from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
 from plstm_graph.ops.forms import Problem
 from plstm_graph.ops.forms.naive import naive_plstm
+from plstm_graph.ops.gauge import COUNTING, gauge, normalize
 from plstm_graph.ops.inputs import EdgeStates, Factored, Inputs, LogGate, Reflections, each, shaped
-from plstm_graph.ops.junctions import junctions, transitions
 from plstm_graph.ops.ports import extended, taken, with_ports
-from plstm_graph.ops.scan import levelwise_dag_scan
-
-#: Normalizers that divide by a column of ones which travels with the values.
-COUNTING = ("max1", "sum")
 
 
 class Options(NamedTuple):
@@ -150,8 +142,6 @@ def _run(
             inputs, ports = _with_ports(inputs, options, line_graph, scale)
             line_graph, own_query, scale = ports.line_graph, own_query * scale, 1.0
         if options.stabilizer is not None:
-            from plstm_graph.ops.gauge import gauge
-
             gates = (inputs.source, inputs.transition, inputs.mark, inputs.direct)
             gates, _, m_node = gauge(*gates, line_graph, options.stabilizer)
             inputs = Inputs(*inputs[:3], *gates, inputs.update)
@@ -170,25 +160,12 @@ def _run(
             states = EdgeStates(options.return_state, states, log_scale)
         out = out[:nodes] if ports is not None else out
         out = out if own is None else out + own
-        out = _finished(out, options.normalizer, None if m_node is None else m_node[:nodes])
+        out = normalize(out, options.normalizer, None if m_node is None else m_node[:nodes])
         out = (out if channels or out.dim() == 3 else out.squeeze(2)).to(dtype)
         return out if states is None else (out, states)
 
 
 _run_eagerly = untraced(_run)
-
-
-def _finished(out: Tensor, normalizer: str | None, m_node: Tensor | None) -> Tensor:
-    """The result in its own units: divided, or its scale undone."""
-    if m_node is not None:
-        m_node = m_node.view(*m_node.shape, *(1,) * (out.dim() - 3))
-    if normalizer in COUNTING:
-        from plstm_graph.ops.gauge import normalize
-
-        return normalize(out, normalizer, m_node)
-    if normalizer == "norm" or m_node is None:
-        return out
-    return out * m_node.exp().unsqueeze(-1).to(out.dtype)
 
 
 def compute(inputs: Inputs, line_graph: LineGraph, scale: float, form: str, backend: str) -> Tensor:
@@ -273,59 +250,3 @@ def _is_prepared(
     if inputs.factored and not _keeps_factors(inputs, line_graph):
         problem = problem._replace(kind="line")
     return is_prepared(form, problem)
-
-
-def dag_scan(
-    x: Tensor,
-    transition: Tensor | Factored,
-    line_graph: LineGraph,
-    *,
-    reverse: bool = False,
-    backend: str = "auto",
-) -> Tensor:
-    r"""c = x + T c along the line graph: :math:`c_e = x_e + \sum_{l = (e', e)} T_l c_{e'}`.
-
-    The one primitive: W = K V gives states, W = nodes of the graph gives gating rows.
-    Differentiable to any order; the backward is the same scan on the reversed line graph.
-
-    Args:
-        x: [E, H, W], or [E, H, J, W] with state tracking.
-        transition: [L, H], [L, H, J, J], or ``Factored(a, b)`` (x [E, H, W]).
-        line_graph: the DAG with its line graph.
-        reverse: run along the reversed line graph with transposed transitions: the adjoint scan.
-        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"``.
-
-    Returns:
-        c, the shape and dtype of x.
-
-    Raises:
-        ValueError: on a wrong shape, dtype, device or backend, and if ``"triton"`` cannot run here.
-    """
-    flag("reverse", reverse)
-    check_scan(x, transition, line_graph, backend)
-    if isinstance(transition, Factored) and not line_graph.is_complete:
-        transition = transition.expand(line_graph.line_index)
-    if isinstance(transition, Factored):
-        if reverse:
-            transition, line_graph = Factored(*transition[::-1]), line_graph.reverse()
-        graph = junctions(line_graph)
-        more = x.new_zeros(graph.num_edges - x.size(0), *x.shape[1:])
-        lines = transitions(*transition, line_graph)
-        return dag_scan(torch.cat([x, more]), lines, graph, backend=backend)[: x.size(0)]
-    if reverse:
-        line_graph = line_graph.reverse()
-        if transition.dim() == 4:
-            transition = transition.mT
-    with torch.autocast(x.device.type, enabled=False):
-        if resolve_backend(backend, line_graph.device) == "triton":
-            from plstm_graph.ops.triton.scan import triton_dag_scan
-
-            return triton_dag_scan(x, transition, line_graph).to(x.dtype)
-        dtype = compute_dtype(x, transition)
-        payload, transition = x.to(dtype), transition.to(dtype)
-        if x.dim() == 3:
-            return levelwise_dag_scan(payload, transition, line_graph).to(x.dtype)
-        e, h, j, w = x.shape
-        expanded = expand_states(line_graph, j)
-        c = levelwise_dag_scan(unfold_edges(payload), unfold_lines(transition), expanded)
-        return c.view(e, j, h, w).transpose(1, 2).to(x.dtype)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from plstm_graph.ops import EdgeStates, Factored, Reflections, plstm
+from plstm_graph.ops import EdgeStates, Factored, LogGate, Reflections, plstm
 from plstm_graph.ops.by_level import transported
 from plstm_graph.ops.forms import FORMS
 from tests.ops.test_forms import compare
-from tests.zoo import ZOO, inputs
+from tests.zoo import ZOO, from_edges, inputs
 
 KINDS = ("diagonal", "block", "channels")
 SOME = ("path", "grid", "molecules", "two_way_molecules", "random_sparse")
@@ -212,3 +212,63 @@ def test_errors(change, message):
     line_graph = ZOO["path"]()
     with pytest.raises(ValueError, match=message):
         plstm(*arguments(line_graph, "line"), line_graph, **change)
+
+
+def logs(gate):
+    return LogGate(gate.abs().log(), gate.detach().sign())
+
+
+@pytest.mark.parametrize("stabilizer", ["max", "logsumexp"])
+@pytest.mark.parametrize("normalizer", [None, "max1", "sum"])
+@pytest.mark.parametrize("kind", ["line", "diagonal"])
+@pytest.mark.parametrize("name", SOME)
+def test_stabilizer_changes_nothing(name, kind, normalizer, stabilizer):
+    line_graph = ZOO[name]()
+    args = arguments(line_graph, kind)
+    (edge_query,) = leaves(args[0].shape, seed=5)
+    options = {"normalizer": normalizer, "edge_query": edge_query, "scale": 0.7}
+    if normalizer == "sum":  # no denominator near zero
+        args = [x.detach().abs().requires_grad_() for x in args]
+        options["edge_query"] = edge_query.detach().abs().requires_grad_()
+    every = [*args, options["edge_query"]]
+    for form in ("levelwise", "auto"):
+        want = plstm(*args, line_graph, form="levelwise", **options)
+        gates = [*args[:3], *map(logs, args[3:])]
+        got = plstm(*gates, line_graph, form=form, stabilizer=stabilizer, **options)
+        compare(got, want, every, 1e-9)
+
+
+@pytest.mark.parametrize("normalizer", [None, "max1"])
+@pytest.mark.parametrize("stabilizer", [None, "logsumexp"])
+def test_a_sequence_in_two_pieces(normalizer, stabilizer):
+    """The state of the last edge of one goes into the first edge of the other."""
+    whole, half = from_edges([(i, i + 1) for i in range(9)], 10), 5
+    args = [x.detach() for x in arguments(whole, "line")]
+    args[3:] = [x.abs() for x in args[3:]]
+    order = whole.line_index[0].argsort()  # line edges by their place on the path
+    first = from_edges([(i, i + 1) for i in range(half)], half + 1)
+    last = from_edges([(i, i + 1) for i in range(9 - half)], 10 - half)
+
+    def call(graph, nodes, edges, lines, **options):
+        rows = [nodes, nodes, nodes, edges, lines, edges, nodes]
+        some = [x[r] for x, r in zip(args, rows)]
+        if stabilizer:
+            some[3:] = map(logs, some[3:])
+        return plstm(*some, graph, normalizer=normalizer, stabilizer=stabilizer, **options)
+
+    every = torch.arange(10)
+    lines = order
+    want = call(whole, every, every[:9], torch.arange(8))
+    out, states = call(
+        first,
+        every[: half + 1],
+        every[:half],
+        lines[: half - 1],
+        return_state=torch.tensor([half - 1]),
+    )
+    assert torch.allclose(out[:half], want[:half], atol=1e-10)
+    t = args[4][lines[half - 1]]
+    scale = states.log_scale
+    initial = EdgeStates(torch.tensor([0]), t[None, :, None, None] * states.state, scale)
+    got = call(last, every[half:], every[half:9], lines[half:], initial=initial)
+    assert torch.allclose(got[1:], want[half + 1 :], atol=1e-10)

@@ -1,5 +1,6 @@
 /* Kernels for CPUs, compiled when the package is installed: see __init__.py. */
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,7 @@ static void large_pages(void *start, int64_t bytes) {
 #include "vector.c"
 #include "gating.c"
 #include "scan.c"
+#include "semiring.c"
 #include "walk.c"
 #include "dense.c"
 #include "nodes.c"
@@ -35,6 +37,7 @@ static void large_pages(void *start, int64_t bytes) {
 #include "vector.c"
 #include "gating.c"
 #include "scan.c"
+#include "semiring.c"
 #include "walk.c"
 #include "dense.c"
 #include "nodes.c"
