@@ -32,24 +32,15 @@ from torch import Tensor
 from plstm_graph.checks import choice, refuse
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops import native
+from plstm_graph.ops.inputs import LogGate
 from plstm_graph.ops.schedule import LevelSchedule, level_schedule
 from plstm_graph.ops.semiring import semiring_scan_
 from plstm_graph.ops.transforms import Transformed, map_one_by_one
 
 STABILIZERS = ("max", "logsumexp")
 NORMALIZERS = ("max1", "sum", "norm")
-
-
-class LogGate(NamedTuple):
-    """A gate sign * exp(log_abs).
-
-    Attributes:
-        log_abs: the logarithm of its absolute value, -inf where the gate is 0.
-        sign: of the same shape, 1 or -1; ``None`` for 1 everywhere.
-    """
-
-    log_abs: Tensor
-    sign: Tensor | None = None
+#: Those that divide by what a column of ones beside the values comes to.
+COUNTING = ("max1", "sum")
 
 
 class Gauged(NamedTuple):
@@ -225,6 +216,8 @@ def normalize(
     num, den = out[..., :-1], out[..., -1:]
     if normalizer == "max1":
         floor = torch.ones_like(den) if m_node is None else m_node.neg().exp().unsqueeze(2)
+        # Behind a large m it underflows, and 0 / 0 were no number.
+        floor = floor.clamp(min=torch.finfo(den.dtype).tiny)
         return num / (torch.maximum(den.abs(), floor) + eps)
     silent = den == 0
     return (num / (den + eps).masked_fill(silent, 1)).masked_fill(silent, 0)

@@ -223,14 +223,14 @@ class Toy(Form):
     """All there is to do for a new form."""
 
     name = "toy"
-    factored = True
+    kinds = ("line", "factored")
 
     def plan(self, problem):
         return [problem.line_graph.edge_index, problem.line_graph.line_index]
 
     def forward(self, inputs, scale, plan):
         graph = LineGraph(inputs.query.size(0), *plan)
-        return naive_plstm(*inputs, graph, scale=scale), None
+        return naive_plstm(inputs, graph, scale), None
 
     def backward(self, grad, inputs, scale, plan, kept):
         tensors = [x.detach().requires_grad_() for x in inputs.tensors]

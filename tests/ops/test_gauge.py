@@ -8,7 +8,8 @@ import torch
 
 from plstm_graph import LineGraph
 from plstm_graph.ops import native, plstm
-from plstm_graph.ops.gauge import Gauged, LogGate, _gauge, gauge, normalize
+from plstm_graph.ops.gauge import Gauged, _gauge, gauge, normalize
+from plstm_graph.ops.inputs import LogGate
 from plstm_graph.ops.schedule import level_schedule
 from tests.zoo import ZOO, from_edges, grid
 

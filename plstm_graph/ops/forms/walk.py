@@ -215,7 +215,7 @@ def _tile(longest: int, rows: int, columns: int, buffers: int = 1) -> int:
 
 class Walk(Form):
     name = "walk"
-    factored = True
+    kinds = ("line", "factored")
     plan_size = len(EdgeWalk._fields)
 
     def unavailable(self, problem: Problem) -> str | None:
@@ -223,11 +223,12 @@ class Walk(Form):
 
     def features(self, problem: Problem) -> dict[str, float]:
         graph, heads = problem.line_graph, problem.heads
-        edges, lines = graph.num_edges, 0 if problem.factored else graph.num_line_edges
+        factored = problem.kind == "factored"
+        edges, lines = graph.num_edges, 0 if factored else graph.num_line_edges
         states = problem.key_size * problem.value_size
         seg = segments(graph)
-        longest = int((seg.num_nodes if problem.factored else seg.num_edges).max(initial=0))
-        kind = "factored" if problem.factored else "line"
+        longest = int((seg.num_nodes if factored else seg.num_edges).max(initial=0))
+        kind = "factored" if factored else "line"
         # Narrow states of a large part leave the cache.
         outside = heads * (edges + lines) * states * (longest * problem.key_size > TILE_ELEMENTS)
         return {
@@ -239,7 +240,7 @@ class Walk(Form):
         }
 
     def plan(self, problem: Problem) -> list[Tensor]:
-        return list((node_walk if problem.factored else edge_walk)(problem.line_graph))
+        return list((node_walk if problem.kind == "factored" else edge_walk)(problem.line_graph))
 
     def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:
         out = inputs.value.new_empty(inputs.value.shape)
