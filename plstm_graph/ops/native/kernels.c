@@ -27,6 +27,7 @@ static void large_pages(void *start, int64_t bytes) {
 #include "walk.c"
 #include "dense.c"
 #include "nodes.c"
+#include "sweep.c"
 #undef REAL
 #undef NAME
 
@@ -38,5 +39,6 @@ static void large_pages(void *start, int64_t bytes) {
 #include "walk.c"
 #include "dense.c"
 #include "nodes.c"
+#include "sweep.c"
 #undef REAL
 #undef NAME
