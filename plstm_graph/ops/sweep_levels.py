@@ -18,13 +18,11 @@ def levelwise_sweep(
 ) -> Tensor:
     """See :func:`plstm_graph.ops.sweep.sweep`; ``plan`` is that of the graph."""
     step = CELLS[cell]
-    if not plan.levels:
-        return gates[:, :, 0]
     # Split once: the gradient of a slice of the whole would be as large as the whole.
     nodes = gates.index_select(0, plan.order).split([x.count.numel() for x in plan.levels])
     if edge is not None:
         edges = edge.index_select(0, plan.rows).split([x.place.numel() for x in plan.levels])
-    live, out = gates.new_zeros(0, gates.size(1), 6, gates.size(3)), []  # R h, c and log n
+    live, out = _states(gates[:0, :, 0], gates[:0, :, :2], weight), []
     for i, level in enumerate(plan.levels):
         before = live.index_select(0, level.tail)
         bring, state = before[:, :, :4], before[:, :, 4:]
@@ -33,9 +31,13 @@ def levelwise_sweep(
         h, state = step(nodes[i], bring, state, level.place, level.count.view(-1, 1, 1))
         out.append(h)
         h_new, state_new = h.index_select(0, level.new), state.index_select(0, level.new)
-        new = torch.cat([torch.einsum("nhj,hgij->nhgi", h_new, weight), state_new], 2)
-        live = torch.cat([live.index_select(0, level.keep), new])
+        live = torch.cat([live.index_select(0, level.keep), _states(h_new, state_new, weight)])
     return torch.cat(out).index_select(0, plan.position)
+
+
+def _states(h: Tensor, state: Tensor, weight: Tensor) -> Tensor:
+    """What later nodes read: R h, four gates, then c and log n. [n, H, 6, d]"""
+    return torch.cat([torch.einsum("nhj,hgij->nhgi", h, weight), state], 2)
 
 
 def _slstm(

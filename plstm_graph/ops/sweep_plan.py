@@ -172,7 +172,7 @@ def _node_levels(line_graph: LineGraph, way: str) -> NodeLevels:
     n, device = line_graph.num_nodes, line_graph.device
     last_read = np.full(n, -1)
     np.maximum.at(last_read, src, level[dst])
-    node_ptr, node = csr(level, int(level.max(initial=-1)) + 1)
+    node_ptr, node = csr(level, int(level.max(initial=0)) + 1)
     position = np.empty(n, dtype=np.int64)
     position[node] = np.arange(n)
     in_ptr, into = csr(position[dst], n)
