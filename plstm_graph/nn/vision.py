@@ -140,7 +140,7 @@ class PLSTMVision(torch.nn.Module):
             dropout=dropout,
         )
         integer("in_channels", in_channels, 1)
-        check_modes(modes)
+        check_modes(modes, kwargs.get("cell", "plstm"))
         choice("pooling", pooling, POOLINGS)
         self.in_channels, self.num_classes, self.pooling = in_channels, num_classes, pooling
         self.embed = PatchEmbedding(

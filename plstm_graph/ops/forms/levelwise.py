@@ -166,7 +166,9 @@ class Levelwise(Form):
     ) -> Sequence[Tensor]:
         if len(plan) == self.plan_size:
             return states_backward(grad, inputs, scale, _tables(plan))
-        with torch.enable_grad():
+        # A custom operator, as which torch.compile calls this, runs below autograd.
+        autograd = torch._C.DispatchKey.AutogradFunctionality
+        with torch.enable_grad(), torch._C._SetExcludeDispatchKeyGuard(autograd, False):
             tensors = [x.detach().requires_grad_() for x in inputs.tensors]
             out = plstm_by_level(Inputs.of(tensors), scale, Levels(*plan))
             return torch.autograd.grad(out, tensors, grad, materialize_grads=True)
