@@ -197,7 +197,7 @@ def test_reference_sees_the_factored_formula():
     line_graph = ZOO["join"]()
     inputs = layer_inputs(line_graph, 1, 1, 1, factored=True)
     q, k, v, s, (a, b), m, d = (
-        [y.flatten() for y in x] if isinstance(x, Factored) else x.flatten() for x in inputs
+        [y.flatten() for y in x] if isinstance(x, Factored) else x.flatten() for x in inputs[:7]
     )
     state = s[2] * k[2] * v[2] + b[2] * sum(a[e] * s[e] * k[e] * v[e] for e in (0, 1))
     want = q[3] * m[2] * state + d[3] * q[3] * k[3] * v[3]
