@@ -18,10 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -30,64 +27,18 @@ from torch_geometric.data import Data
 
 from datasets.base import SPLITS, InputError, data_root
 from datasets.code_projects import digest, project_files, versions
-from datasets.code_trees import MASK, Tree, functions, is_special, subtokens, tree
+from datasets.code_trees import Tree, functions, is_special, subtokens, tree
+from datasets.code_vocabulary import NONE, UNKNOWN, Vocabulary, make_vocabulary
 
 #: Nodes of a function.
 LEAST, MOST = 5, 300
 #: Functions of one project.
 PER_PROJECT = 600
-#: Sub-tokens that are predicted, and sizes of the vocabularies; rarer ones are unknown.
-LENGTH, TOKENS, ATTRIBUTES = 5, 5_000, 10_000
-#: The first attributes: a node without one, one outside of the vocabulary, the own name.
-NONE, UNKNOWN, OWN = 0, 1, 2
-SPECIAL = ("__NONE__", "__UNK__", MASK)
 #: Packages that are not for training. Of the standard library every tenth module is for validation
 #: and every tenth for the test, see :func:`part_of`.
 PACKAGES_OF = {"valid": ("PIL", "scipy"), "test": ("numpy", "tensorboard")}
 #: Changes when what is read from the same files changes.
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What the numbers of a graph mean, from the training part alone.
-
-    Args:
-        types: names of classes of :mod:`ast`; a further number, ``len(types)``, is for others.
-        attributes: texts; the first three are SPECIAL.
-        tokens: sub-tokens by frequency. Two further numbers are for unknown ones and for the end
-            of a name, as in ogbg-code2.
-    """
-
-    types: list[str]
-    attributes: list[str]
-    tokens: list[str]
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {word: i for i, word in enumerate(self.tokens)}
-
-    @property
-    def unknown(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def end(self) -> int:
-        return len(self.tokens) + 1
-
-    def encode(self, words: list[str]) -> Tensor:
-        """[1, 5] numbers of the first words, filled up with the end mark."""
-        row = [self._numbers.get(word, self.unknown) for word in words[:LENGTH]]
-        return torch.tensor([row + [self.end] * (LENGTH - len(row))])
-
-    def decode(self, rows: Tensor) -> list[list[str]]:
-        """The words before the first end mark of each row [B, 5]; unknown ones are ``__UNK__``."""
-        words = [*self.tokens, "__UNK__"]
-        found = []
-        for row in rows.tolist():
-            stop = row.index(self.end) if self.end in row else len(row)
-            found.append([words[i] for i in row[:stop]])
-        return found
 
 
 @dataclass
@@ -182,21 +133,6 @@ def _tree(function) -> Tree | None:
         return None
     found = tree(function, MOST)
     return found if found is not None and len(found.types) >= LEAST else None
-
-
-def make_vocabulary(trees: Iterable[Tree]) -> Vocabulary:
-    """The most frequent attributes and sub-tokens of some functions, ties in alphabetical order."""
-    types: set[str] = set()
-    attributes, tokens = Counter(), Counter()
-    for found in trees:
-        types.update(found.types)
-        attributes.update(text for text in found.attributes if text is not None and text != MASK)
-        tokens.update(subtokens(found.name))
-    frequent = [
-        [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]
-        for counts, most in ((attributes, ATTRIBUTES), (tokens, TOKENS))
-    ]
-    return Vocabulary(sorted(types), [*SPECIAL, *frequent[0]], frequent[1])
 
 
 def pack(projects: dict[str, list[Tree]]) -> dict:

@@ -16,7 +16,8 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import global_max_pool, global_mean_pool
 
 from datasets import InputError
-from datasets.code_names import LENGTH, Vocabulary, next_tokens
+from datasets.code_names import next_tokens
+from datasets.code_vocabulary import LENGTH, NONE, Vocabulary
 from experiments.baselines import LocalGNN
 from experiments.dag_models import DagConfig, ResidualStack
 from experiments.models import closest_width, count_parameters
@@ -132,7 +133,7 @@ def around(attributes: Tensor) -> Tensor:
     preorder, 0 where there is none; a node without an attribute (0) is no token."""
     count = attributes.numel()
     place = torch.arange(count)
-    token = attributes != 0
+    token = attributes != NONE
     last = torch.where(token, place, -1).cummax(0).values
     first = torch.where(token, place, count).flip(0).cummin(0).values.flip(0)
     padded = torch.cat([attributes, attributes.new_zeros(1)])  # -1 and N read the zero

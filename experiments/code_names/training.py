@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
-from datasets.code_names import CodeNames, Vocabulary
+from datasets.code_names import CodeNames
+from datasets.code_vocabulary import Vocabulary
 from experiments.code_names.models import CodeConfig, CodeNet, Sizes, prepare
 from experiments.dag_training import PARTS, GraphBatches, eval_batches, loader
 from experiments.fitting import Protocol

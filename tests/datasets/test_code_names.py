@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets import InputError, code_names, code_projects
-from datasets.code_names import LENGTH, NONE, OWN, SPECIAL, UNKNOWN, Vocabulary
+from datasets import InputError, code_names, code_projects, code_vocabulary
 from datasets.code_trees import MASK, functions, is_special, subtokens, tree
+from datasets.code_vocabulary import LENGTH, NONE, OWN, SPECIAL, UNKNOWN, Vocabulary
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 
@@ -168,9 +168,9 @@ def test_vocabulary_encodes_and_decodes():
 
 
 def test_vocabulary_is_the_most_frequent(monkeypatch):
-    monkeypatch.setattr(code_names, "TOKENS", 2)
-    monkeypatch.setattr(code_names, "ATTRIBUTES", 1)
-    found = code_names.make_vocabulary(trees("def b_a(x): x.y\ndef c_a(x): x\ndef b_d(z): z"))
+    monkeypatch.setattr(code_vocabulary, "TOKENS", 2)
+    monkeypatch.setattr(code_vocabulary, "ATTRIBUTES", 1)
+    found = code_vocabulary.make_vocabulary(trees("def b_a(x): x.y\ndef c_a(x): x\ndef b_d(z): z"))
     assert found.tokens == ["a", "b"]  # both twice, in alphabetical order
     assert found.attributes == [*SPECIAL, "x"]
     assert found.types == sorted(set(found.types)) and "FunctionDef" in found.types
