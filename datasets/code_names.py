@@ -4,7 +4,8 @@ The functions are those of the running interpreter's standard library and of pac
 project depends on (:mod:`datasets.code_projects`), so their number depends on the versions
 installed, which are recorded. As in `ogbg-code2 <https://arxiv.org/abs/2005.00687>`_ the target is
 the sequence of the first 5 sub-tokens of the name, the score is the F1 of sets of sub-tokens, and
-the split is by project: no project has functions in two parts.
+the split is by project: no project has functions in two parts. Beside the whole attribute, of
+which a third is unknown in a new project, a node has its words, split as names are.
 
 Left out are functions of less than 5 or more than 300 nodes, names of two underscores on both
 sides, names without letters or digits, and functions that have the name and tree of an earlier one
@@ -28,7 +29,14 @@ from torch_geometric.data import Data
 from datasets.base import SPLITS, InputError, data_root
 from datasets.code_projects import digest, project_files, versions
 from datasets.code_trees import Tree, functions, is_special, subtokens, tree
-from datasets.code_vocabulary import NONE, UNKNOWN, Vocabulary, make_vocabulary
+from datasets.code_vocabulary import (
+    NONE,
+    UNKNOWN,
+    WORDS_READ,
+    Vocabulary,
+    attribute_words,
+    make_vocabulary,
+)
 
 #: Nodes of a function.
 LEAST, MOST = 5, 300
@@ -38,14 +46,15 @@ PER_PROJECT = 600
 #: and every tenth for the test, see :func:`part_of`.
 PACKAGES_OF = {"valid": ("PIL", "scipy"), "test": ("numpy", "tensorboard")}
 #: Changes when what is read from the same files changes.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
 class CodeNames:
     """The set. Graphs have
 
-    * ``x`` [N, 3]: type, attribute and depth of each node, int64; nodes are in preorder,
+    * ``x`` [N, 7]: type, attribute and depth of each node, and the first 4 words of the attribute,
+      int64; nodes are in preorder,
     * ``edge_index`` [2, N - 1], from parent to child, in the order of the children,
     * ``y`` [1, 5]: the sub-tokens,
     * ``words``: all sub-tokens of the name, as text.
@@ -152,13 +161,21 @@ def pack(projects: dict[str, list[Tree]]) -> dict:
     type_number = {name: i for i, name in enumerate(vocabulary.types)}
     attribute_number = {text: i for i, text in enumerate(vocabulary.attributes)}
     attribute_number[None] = NONE
+    word_number = {word: i for i, word in enumerate(vocabulary.words)}
     packed = {}
     for part, trees in parts.items():
         types = [type_number.get(name, len(type_number)) for t in trees for name in t.types]
         texts = [attribute_number.get(text, UNKNOWN) for t in trees for text in t.attributes]
+        words = [
+            [word_number.get(word, UNKNOWN) for word in attribute_words(text)]
+            for t in trees
+            for text in t.attributes
+        ]
+        words = [row + [NONE] * (WORDS_READ - len(row)) for row in words]
         packed[part] = {
             "types": torch.tensor(types, dtype=torch.uint8),
             "attributes": torch.tensor(texts, dtype=torch.int32),
+            "words": torch.tensor(words, dtype=torch.int16),
             "depths": torch.tensor([d for t in trees for d in t.depths], dtype=torch.int16),
             "parents": torch.tensor([p for t in trees for p in t.parents], dtype=torch.int16),
             "sizes": [len(t.types) for t in trees],
@@ -171,6 +188,7 @@ def _unpack(packed: dict, vocabulary: Vocabulary, limit: int | None) -> list[Dat
     """The graphs of a part, or ``limit`` of them."""
     sizes, names = packed["sizes"], packed["names"]
     columns = [packed[key].long().split(sizes) for key in ("types", "attributes", "depths")]
+    text = packed["words"].long().split(sizes)
     parents = packed["parents"].long().split(sizes)
     count = len(sizes) if limit is None else min(limit, len(sizes))
     graphs = []
@@ -178,7 +196,7 @@ def _unpack(packed: dict, vocabulary: Vocabulary, limit: int | None) -> list[Dat
         words = subtokens(names[i])
         graphs.append(
             Data(
-                x=torch.stack([column[i] for column in columns], 1),
+                x=torch.cat([torch.stack([column[i] for column in columns], 1), text[i]], 1),
                 edge_index=torch.stack([parents[i][1:], torch.arange(1, sizes[i])]),
                 y=vocabulary.encode(words),
                 words=words,
@@ -191,7 +209,7 @@ def next_tokens(x: Tensor) -> Tensor:
     """[2, M]: edges from each node with an attribute to the next one in preorder.
 
     Args:
-        x: [N, 3] nodes of one function, see :class:`CodeNames`.
+        x: [N, 7] nodes of one function, see :class:`CodeNames`.
     """
     tokens = x[:, 1].ne(NONE).nonzero().view(-1)
     return torch.stack([tokens[:-1], tokens[1:]])

@@ -14,7 +14,9 @@ from datasets.code_trees import MASK, Tree, subtokens
 
 #: Sub-tokens that are predicted, and sizes of the vocabularies; rarer ones are unknown.
 LENGTH, TOKENS, ATTRIBUTES = 5, 5_000, 10_000
-#: The first attributes: a node without one, one outside of the vocabulary, the own name.
+#: Words of an attribute that are read, and the size of their vocabulary.
+WORDS_READ, WORDS = 4, 10_000
+#: The first attributes and words: none, one outside of the vocabulary, the own name.
 NONE, UNKNOWN, OWN = 0, 1, 2
 SPECIAL = ("__NONE__", "__UNK__", MASK)
 
@@ -26,12 +28,14 @@ class Vocabulary:
     Args:
         types: names of classes of :mod:`ast`; a further number, ``len(types)``, is for others.
         attributes: texts; the first three are SPECIAL.
+        words: of which attributes consist, as names do; the first three are SPECIAL.
         tokens: sub-tokens by frequency. Two further numbers are for unknown ones and for the end
             of a name, as in ogbg-code2.
     """
 
     types: list[str]
     attributes: list[str]
+    words: list[str]
     tokens: list[str]
 
     @cached_property
@@ -61,16 +65,31 @@ class Vocabulary:
         return found
 
 
+def attribute_words(text: str | None) -> list[str]:
+    """The first words of an attribute that are read; none of the masked name."""
+    return [] if text is None or text == MASK else subtokens(text)[:WORDS_READ]
+
+
 def make_vocabulary(trees: Iterable[Tree]) -> Vocabulary:
-    """The most frequent attributes and sub-tokens of some functions, ties in alphabetical order."""
+    """The most frequent attributes, words and sub-tokens of some functions, ties in alphabetical
+    order."""
     types: set[str] = set()
-    attributes, tokens = Counter(), Counter()
+    attributes, words, tokens = Counter(), Counter(), Counter()
     for found in trees:
         types.update(found.types)
         attributes.update(text for text in found.attributes if text is not None and text != MASK)
         tokens.update(subtokens(found.name))
-    frequent = [
-        [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]
-        for counts, most in ((attributes, ATTRIBUTES), (tokens, TOKENS))
-    ]
-    return Vocabulary(sorted(types), [*SPECIAL, *frequent[0]], frequent[1])
+    for text, count in attributes.items():
+        for word in attribute_words(text):
+            words[word] += count
+    return Vocabulary(
+        sorted(types),
+        [*SPECIAL, *_frequent(attributes, ATTRIBUTES)],
+        [*SPECIAL, *_frequent(words, WORDS)],
+        _frequent(tokens, TOKENS),
+    )
+
+
+def _frequent(counts: Counter, most: int) -> list[str]:
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [word for word, _ in order[:most]]

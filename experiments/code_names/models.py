@@ -17,7 +17,7 @@ from torch_geometric.nn import global_max_pool, global_mean_pool
 
 from datasets import InputError
 from datasets.code_names import next_tokens
-from datasets.code_vocabulary import LENGTH, NONE, Vocabulary
+from datasets.code_vocabulary import LENGTH, NONE, WORDS_READ, Vocabulary
 from experiments.baselines import LocalGNN
 from experiments.dag_models import DagConfig, ResidualStack
 from experiments.models import closest_width, count_parameters
@@ -31,6 +31,10 @@ DIRECTED = ("plstm", "dag_lstm")
 TOKENS = ("features", "edges")
 #: Width of embeddings and of what the classifiers read.
 WIDTH = 64
+#: Columns of ``x``: words of the attribute, and attributes of the tokens around.
+WORDS, AROUND = slice(3, 3 + WORDS_READ), slice(3 + WORDS_READ, None)
+#: Standard deviation of embeddings at the start.
+SMALL = 0.1
 #: Depths that are told apart, as in ogbg-code2.
 DEPTHS = 21
 #: Kinds of edges: from parent to child, from token to next token, and both against that.
@@ -77,16 +81,17 @@ class CodeConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of types, attributes and classes (sub-tokens and the two marks)."""
+    """Numbers of types, attributes, words and classes (sub-tokens and the two marks)."""
 
     types: int
     attributes: int
+    words: int
     classes: int
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> Sizes:
         v = vocabulary
-        return cls(len(v.types) + 1, len(v.attributes), len(v.tokens) + 2)
+        return cls(len(v.types) + 1, len(v.attributes), len(v.words), len(v.tokens) + 2)
 
 
 def match_budget(config: CodeConfig, budget: int) -> CodeConfig:
@@ -106,7 +111,7 @@ def prepare(graphs: list[Data], config: CodeConfig) -> list[Data]:
         config: the model.
 
     Returns:
-        Graphs with ``x`` [N, 5] (type, attribute, depth, attribute of the token before and after),
+        Graphs with ``x`` [N, 7], or [N, 9] with the attributes of the tokens before and after,
         ``edge_index``, ``edge_attr`` [M] with the kinds of edges, ``y``, ``words``; for models on
         DAGs with their line graph.
     """
@@ -143,11 +148,13 @@ def around(attributes: Tensor) -> Tensor:
 
 
 class NodeEncoder(nn.Module):
-    """The sum of the embeddings of type, attribute and depth, and of linear maps of those of the
-    tokens before and after where ``x`` has them.
+    """The sum of the embeddings of type, attribute, depth and words, and of linear maps of those of
+    the tokens before and after where ``x`` has them.
+
+    Rare attributes stay close to where they start, so embeddings start small.
 
     Shapes:
-        ``x`` [N, 3] or [N, 5] -> [N, WIDTH].
+        ``x`` [N, 7] or [N, 9] -> [N, WIDTH].
     """
 
     def __init__(self, sizes: Sizes, tokens: str) -> None:
@@ -155,20 +162,26 @@ class NodeEncoder(nn.Module):
         self.kind = nn.Embedding(sizes.types, WIDTH)
         self.attribute = nn.Embedding(sizes.attributes, WIDTH)
         self.depth = nn.Embedding(DEPTHS, WIDTH)
+        self.words = nn.EmbeddingBag(sizes.words, WIDTH, mode="sum", padding_idx=NONE)
         self.around = nn.Linear(2 * WIDTH, WIDTH) if tokens == "features" else None
+        for table in (self.kind, self.attribute, self.depth, self.words):
+            nn.init.normal_(table.weight, std=SMALL)
+        with torch.no_grad():
+            self.words.weight[NONE] = 0
 
     def forward(self, x: Tensor) -> Tensor:
         depth = x[:, 2].clamp(max=DEPTHS - 1)
         out = self.kind(x[:, 0]) + self.attribute(x[:, 1]) + self.depth(depth)
+        out = out + self.words(x[:, WORDS])
         if self.around is not None:
-            out = out + self.around(self.attribute(x[:, 3:]).flatten(1))
+            out = out + self.around(self.attribute(x[:, AROUND]).flatten(1))
         return out
 
 
 class Body(nn.Module):
     r"""The part that differs: layers over the nodes, and a readout of each graph.
 
-    .. math:: \mathrm{gelu}(W [h_{root},\; \mathrm{mean}_n h_n,\; \max_n h_n])
+    .. math:: \mathrm{LayerNorm}(\mathrm{gelu}(W [h_{root},\; \mathrm{mean}_n h_n,\; \max_n h_n]))
 
     Shapes:
         embeddings [N, WIDTH], a batch of B graphs -> [B, WIDTH].
@@ -204,8 +217,8 @@ class Body(nn.Module):
             self.core.head = nn.Linear(width, width)  # as that of PLSTM
         self.reads_edges = getattr(self.core, "edge_encoder", None) is not None
         self.out = nn.Sequential(
-            nn.Linear(3 * width, WIDTH), nn.GELU(), nn.Dropout(c.dropout)
-        )  # fmt: skip
+            nn.Linear(3 * width, WIDTH), nn.GELU(), nn.LayerNorm(WIDTH), nn.Dropout(c.dropout)
+        )
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
         graph: dict[str, Any] = {"batch": batch.batch}

@@ -158,7 +158,7 @@ def test_what_is_left_out(tmp_path, monkeypatch):
 
 
 def test_vocabulary_encodes_and_decodes():
-    vocabulary = Vocabulary(["Add"], [*SPECIAL, "x"], ["get", "set"])
+    vocabulary = Vocabulary(["Add"], [*SPECIAL, "x"], [*SPECIAL], ["get", "set"])
     assert (vocabulary.unknown, vocabulary.end) == (2, 3)
     rows = [["get"], ["set", "fog", "get"], ["set"] * 7, []]
     encoded = torch.cat([vocabulary.encode(row) for row in rows])
@@ -170,9 +170,11 @@ def test_vocabulary_encodes_and_decodes():
 def test_vocabulary_is_the_most_frequent(monkeypatch):
     monkeypatch.setattr(code_vocabulary, "TOKENS", 2)
     monkeypatch.setattr(code_vocabulary, "ATTRIBUTES", 1)
+    monkeypatch.setattr(code_vocabulary, "WORDS", 2)
     found = code_vocabulary.make_vocabulary(trees("def b_a(x): x.y\ndef c_a(x): x\ndef b_d(z): z"))
     assert found.tokens == ["a", "b"]  # both twice, in alphabetical order
     assert found.attributes == [*SPECIAL, "x"]
+    assert found.words == [*SPECIAL, "x", "z"]
     assert found.types == sorted(set(found.types)) and "FunctionDef" in found.types
 
 
@@ -219,7 +221,12 @@ def test_set_is_the_same_each_time_and_split_by_project(small, tmp_path, monkeyp
                 assert v.attributes[number] == text
             else:
                 assert number == {None: NONE, MASK: OWN}.get(text, UNKNOWN)
-        assert graph.x[0, 1] == OWN
+        assert graph.x[0, 1] == OWN and graph.x.shape == (len(each.types), 7)
+        for row, text in zip(graph.x[:, 3:].tolist(), each.attributes):
+            read = [] if text in (None, MASK) else subtokens(text)[:4]
+            assert row[len(read) :] == [NONE] * (4 - len(read))
+            for number, word in zip(row, read):
+                assert v.words[number] == word if number != UNKNOWN else word not in v.words
 
 
 def test_limit_is_spread_over_the_part(small, tmp_path):

@@ -27,7 +27,7 @@ from experiments.models import count_parameters
 from plstm_graph import LineGraph
 from tests.experiments.code_names_helpers import CONFIGS, config_of, f1, few_modules, runnable
 
-SIZES = Sizes(80, 5000, 1000)
+SIZES = Sizes(80, 5000, 5000, 1000)
 MODELS = [
     {"name": "plstm", "directions": "two_way", "options": {"direction_offset": True}},
     {"name": "plstm", "directions": "fr"},
@@ -52,7 +52,7 @@ def data(root):
 
 def test_score_is_the_f1_of_sets():
     draw = random.Random(0)
-    vocabulary = Vocabulary([], [], ["a", "b", "c", "d"])
+    vocabulary = Vocabulary([], [], [], ["a", "b", "c", "d"])
     names = [draw.choices("abcdxy", k=draw.randrange(1, 8)) for _ in range(60)]
     logits = torch.rand(60, 5, 6, generator=torch.Generator().manual_seed(0))
     predicted = vocabulary.decode(logits.argmax(-1))
@@ -100,7 +100,7 @@ def test_graphs_as_models_read_them(data, tokens):
         assert full.edge_attr.tolist() == kinds + [opposite[kind] for kind in kinds]
         line_graph = LineGraph.from_data(dag)
         assert line_graph.edge_index.size(1) == len(edges)
-        assert dag.x.size(1) == (5 if tokens == "features" else 3)
+        assert dag.x.size(1) == (9 if tokens == "features" else 7)
         if tokens == "features":  # one path between any two nodes: nothing to prune
             two_way = line_graph.two_way()
             assert two_way.multitree().num_line_edges == two_way.num_line_edges
