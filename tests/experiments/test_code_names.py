@@ -57,18 +57,25 @@ def test_score_is_the_f1_of_sets():
     logits = torch.rand(60, 5, 6, generator=torch.Generator().manual_seed(0))
     predicted = vocabulary.decode(logits.argmax(-1))
     assert [] in predicted and any("__UNK__" in words for words in predicted)
-    scores = NameScores(vocabulary)
+    scores, y = NameScores(vocabulary), torch.cat([vocabulary.encode(words) for words in names])
     for start in (0, 20):
         stop = 20 if start == 0 else 60
-        scores.update(logits[start:stop], names[start:stop])
+        scores.update(logits[start:stop], y[start:stop], names[start:stop])
     found = scores.compute()
     each = [f1(*pair) for pair in zip(names, predicted)]
     assert found["f1"] == pytest.approx(sum(each) / 60, abs=1e-12) and 0.2 < found["f1"] < 0.8
+    entropy = [
+        -logits[i, j].log_softmax(-1)[k]
+        for i, row in enumerate(y.tolist())
+        for j, k in enumerate(row)
+        if k != vocabulary.unknown
+    ]
+    assert found["loss"] == pytest.approx(float(sum(entropy)) / len(entropy), abs=1e-5)
     scores.reset()
-    assert scores.compute() == {"f1": 0, "precision": 0, "recall": 0}
+    assert scores.compute() == {"f1": 0, "precision": 0, "recall": 0, "loss": 0}
     # A word outside of the vocabulary counts as missed, and cannot be met by the unknown mark.
-    unknown = torch.nn.functional.one_hot(torch.tensor([[4, 5, 5, 5, 5]]), 6)
-    scores.update(unknown, [["z"]])
+    y = vocabulary.encode(["z"])
+    scores.update(torch.nn.functional.one_hot(y, 6).float(), y, [["z"]])
     assert scores.compute()["f1"] == 0
 
 

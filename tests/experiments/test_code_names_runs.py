@@ -79,8 +79,8 @@ def test_select_chooses_by_validation_and_runs_use_it(root, tmp_path):
     results = run(root, tmp_path, "--model", "gcn", "--select", "--select-epochs", "1")
     found = json.loads((tmp_path / "select_row.json").read_text())
     assert [result["protocol"]["lr"] for result in results] == list(runs.RATES)
-    scores = {f"{r:g}": result["valid_f1"] for r, result in zip(runs.RATES, results)}
-    assert found["scores"] == scores and scores[f"{found['lr']:g}"] == max(scores.values())
+    scores = {f"{r:g}": result["valid_loss"] for r, result in zip(runs.RATES, results)}
+    assert found["scores"] == scores and scores[f"{found['lr']:g}"] == min(scores.values())
     (result,) = run(root, tmp_path, "--model", "gcn")
     assert result["protocol"]["lr"] == found["lr"]
     with pytest.raises(SystemExit, match="same settings, got another model"):
