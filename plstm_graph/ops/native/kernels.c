@@ -25,6 +25,7 @@ static void large_pages(void *start, int64_t bytes) {
 #include "gating.c"
 #include "scan.c"
 #include "walk.c"
+#include "cells.c"
 #include "dense.c"
 #include "nodes.c"
 #undef REAL
@@ -36,6 +37,7 @@ static void large_pages(void *start, int64_t bytes) {
 #include "gating.c"
 #include "scan.c"
 #include "walk.c"
+#include "cells.c"
 #include "dense.c"
 #include "nodes.c"
 #undef REAL
