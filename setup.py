@@ -96,6 +96,7 @@ setup(
             [(NATIVE / "kernels.c").as_posix()],
             depends=[*SOURCES, "setup.py"],
             extra_compile_args=[*FLAGS, *flags],
+            libraries=[] if os.name == "nt" else ["m"],
             optional=True,
         )
         for level, flags in LEVELS.items()

@@ -61,7 +61,7 @@ def _form(name: str) -> Backend:
         device = "cuda" if gpu and backend == "triton" else "cpu"
         edges = torch.tensor([[0, 1], [1, 2]], device=device)
         line_graph = LineGraph.from_edge_index(edges, 3)
-        reason = forms[name].unavailable(Problem(line_graph, 1, 16, 16, False, backend))
+        reason = forms[name].unavailable(Problem(line_graph, 1, 16, 16, "line", backend))
         can += [backend] if reason is None else []
         cannot += [] if reason is None else [f"not {backend} ({reason.split(';')[0]})"]
     return Backend(bool(can), "; ".join([", ".join(can), *cannot] if can else cannot))

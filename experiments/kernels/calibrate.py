@@ -33,6 +33,7 @@ from experiments.benchmark_tools import molecule_like, op_inputs, op_step, rando
 from plstm_graph import LineGraph, grid_line_graph
 from plstm_graph.ops import cost
 from plstm_graph.ops.forms import FORMS, Problem
+from plstm_graph.ops.lowering import as_seen_by
 
 COSTS = Path(cost.__file__).with_name("costs.json")
 #: Tables of a CPU with and without compiled kernels, and what switches them.
@@ -140,12 +141,12 @@ def calibrate(turns: int, console: Console) -> dict[str, dict[str, float]]:
 def _all_forms(
     graph: LineGraph, heads: int, size: int, factored: bool, turns: int
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    problem = Problem(graph, heads, size, size, factored, "torch")
+    problem = Problem(graph, heads, size, size, "factored" if factored else "line", "torch")
     steps, features = {}, {}
     for name, form in FORMS["torch"].items():
         if name == "naive" or not cost.cost(form, problem) < HOPELESS:
             continue
-        features[name] = form.features(cost.as_seen_by(form, problem))
+        features[name] = form.features(as_seen_by(form, problem))
         steps[name] = op_step(graph, op_inputs(graph, heads, size, factored), name)
     return measure(steps, turns), features
 
@@ -168,7 +169,7 @@ def check(turns: int, console: Console) -> None:
     worst = 0.0
     for name, graph, heads, size, factored in problems(1):
         times, _ = _all_forms(graph, heads, size, factored, turns)
-        problem = Problem(graph, heads, size, size, factored, "torch")
+        problem = Problem(graph, heads, size, size, "factored" if factored else "line", "torch")
         chosen, best = cost.cheapest(problem), min(times, key=times.get)
         ratio = times[chosen] / times[best]
         worst = max(worst, ratio)

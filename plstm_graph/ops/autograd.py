@@ -17,10 +17,11 @@ from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.tracing import transformed
-from plstm_graph.ops.cost import as_seen_by, is_expanded
+from plstm_graph.ops.by_level import levels_of, payload, plstm_by_level, read
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.junctions import with_junctions
+from plstm_graph.ops.lowering import as_seen_by, lowered, needed_plan, restored
 from plstm_graph.ops.scan import levelwise_dag_scan
 from plstm_graph.ops.transforms import Transformed, map_one_by_one, no_forward, no_second
 
@@ -38,16 +39,15 @@ def plan_of(form: Form, problem: Problem) -> list[Tensor]:
 
 
 def _key(form: Form, problem: Problem) -> tuple:
-    return ("form", form.name, form.backend, problem.factored, problem.heads)
+    return ("form", form.name, form.backend, problem.kind, problem.updates, problem.heads)
 
 
 def has_plan_of(form: Form, problem: Problem) -> bool:
     """Whether :func:`plan_of` is known for the graph that the form sees."""
-    if problem.factored and not form.factored:
-        needed = "line_index" if is_expanded(problem.line_graph) else "junctions"
-        if not problem.line_graph.has_plan(needed):
-            return False
-        problem = as_seen_by(form, problem)
+    needed = needed_plan(form, problem)
+    if needed is not None and not problem.line_graph.has_plan(needed):
+        return False
+    problem = as_seen_by(form, problem)
     return problem.line_graph.has_plan(_key(form, problem))
 
 
@@ -117,7 +117,7 @@ def propagate_op(
 
 @propagate_op.register_fake
 def _(tensors, scale, backend, form, plan):
-    return tensors[2].new_empty(tensors[2].shape)
+    return tensors[2].new_empty(Inputs.of(tensors).out_shape)
 
 
 @torch.library.custom_op("plstm_graph::propagate_backward", mutates_args=())
@@ -160,18 +160,16 @@ map_one_by_one(_propagate_backward_op)
 def propagate(inputs: Inputs, scale: float, form: Form, problem: Problem) -> Tensor:
     """The layer by ``form``: differentiable, to any order in eager mode."""
     seen = as_seen_by(form, problem)
-    if seen.line_graph is not problem.line_graph:
-        inputs, _ = with_junctions(inputs, problem.line_graph)
-    elif seen is not problem:
-        lines = inputs.transition.expand(problem.line_graph.line_index)
-        inputs = inputs._replace(transition=lines)
+    inputs = lowered(inputs, problem, seen)
     plan = plan_of(form, seen)
     options = scale, form.backend, form.name, plan
     if torch.compiler.is_compiling():
-        return propagate_op(inputs.tensors, *options)
-    if transformed():
-        return _transformed(inputs.tensors, options)
-    return _Propagate.apply(form, seen.line_graph, scale, plan, *inputs.tensors)
+        out = propagate_op(inputs.tensors, *options)
+    elif transformed():
+        out = _transformed(inputs.tensors, options)
+    else:
+        out = _Propagate.apply(form, seen.line_graph, scale, plan, *inputs.tensors)
+    return restored(out, problem, seen)
 
 
 def _transformed(tensors: Sequence[Tensor], options: tuple) -> Tensor:
@@ -190,14 +188,13 @@ def composed_plstm(inputs: Inputs, line_graph: LineGraph, scale: float = 1.0) ->
     """Edge states as one scan of the payload S k v^T, then the readout."""
     if inputs.factored:
         inputs, line_graph = with_junctions(inputs, line_graph)
-    query, key, value, source, transition, mark, direct = inputs
-    src, dst = line_graph.edge_index
-    query = query * scale
-    x = source[..., None, None] * key[src][..., None] * value[src][:, :, None, :]
-    state = levelwise_dag_scan(x.flatten(2), transition, line_graph).view_as(x)
-    message = mark[..., None] * (query[dst][..., None] * state).sum(2)
-    h = (direct * (query * key).sum(-1))[..., None] * value
-    return h.index_add(0, dst, message)
+    if inputs.kind == "block" or inputs.update is not None:
+        return plstm_by_level(inputs, scale, levels_of(line_graph))
+    x = payload(inputs, line_graph.edge_index)
+    # A channel of a diagonal transition is a head with keys of size one.
+    state = x.flatten(1, inputs.transition.dim() - 1).flatten(2)
+    state = levelwise_dag_scan(state, inputs.transition.flatten(1), line_graph).view_as(x)
+    return read(state, inputs, line_graph.edge_index, scale)
 
 
 def composed_grads(

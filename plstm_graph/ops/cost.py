@@ -13,10 +13,9 @@ import json
 from functools import cache
 from pathlib import Path
 
-from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.ops import native
 from plstm_graph.ops.forms import FORMS, Form, Problem
-from plstm_graph.ops.junctions import junctions
+from plstm_graph.ops.lowering import as_seen_by, unavailable
 
 
 @cache
@@ -34,25 +33,10 @@ def table_of(problem: Problem) -> str:
     return "cpu" if native.unavailable() is None else "torch"
 
 
-def as_seen_by(form: Form, problem: Problem) -> Problem:
-    """The problem without factors, where a form cannot do with them: expanded where that makes the
-    graph no larger, on the graph of junctions where a node has many neighbours."""
-    if not problem.factored or form.factored:
-        return problem
-    if is_expanded(problem.line_graph):
-        return problem._replace(factored=False)
-    return problem._replace(line_graph=junctions(problem.line_graph), factored=False)
-
-
-def is_expanded(line_graph: LineGraph) -> bool:
-    """Whether there are no more line edges than the graph of junctions has (two for each edge)."""
-    return line_graph.num_line_edges <= 2 * line_graph.num_edges
-
-
 def cost(form: Form, problem: Problem) -> float:
     """Estimated microseconds, infinite where the form is not for ``form="auto"``."""
     known = constants()[table_of(problem)].get(form.name)
-    if known is None or form.unavailable(problem) is not None:
+    if known is None or unavailable(form, problem) is not None:
         return float("inf")
     problem = as_seen_by(form, problem)
     return sum(known.get(name, 0.0) * size for name, size in form.features(problem).items())
@@ -60,7 +44,8 @@ def cost(form: Form, problem: Problem) -> float:
 
 def _key(what: str, problem: Problem) -> tuple:
     # The dtype matters to Triton kernels alone.
-    return (what, *problem[1:-1], str(problem.dtype) if problem.backend == "triton" else "")
+    dtype = str(problem.dtype) if problem.backend == "triton" else ""
+    return (what, *problem._replace(line_graph=None, dtype=dtype))
 
 
 def least_cost(problem: Problem) -> float:
@@ -77,7 +62,7 @@ def cheapest(problem: Problem) -> str | None:
     """The form that is expected to be fastest, ``None`` if none can run. Planned once for each
     size."""
     found = problem.line_graph.plan(_key("cheapest", problem), lambda _: _cheapest(problem))
-    if found is None or FORMS[problem.backend][found].unavailable(problem) is not None:
+    if found is None or unavailable(FORMS[problem.backend][found], problem) is not None:
         return _cheapest(problem)  # kernels were switched on or off since
     return found
 

@@ -259,6 +259,6 @@ def gating_pays(
     if heads * n * n > MAX_GATING:
         return False
     attention = ATTENTION_COST * (1 + heads * n * n / CACHE)
-    problem = Problem(line_graph, views * heads, query.size(-1), value.size(-1), False, "torch")
+    problem = Problem(line_graph, views * heads, query.size(-1), value.size(-1), "line", "torch")
     ours = heads * n * (views * ROW_COST * e + attention * n)
     return ours < least_cost(problem)

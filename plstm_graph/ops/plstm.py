@@ -1,289 +1,254 @@
-r"""``plstm`` and ``dag_scan``: checks, the choice of form and backend, state tracking, precision.
+r"""``plstm``: checks, precision, and what is dealt with before a form computes.
 
-**Backends.** ``backend="auto"`` is ``"triton"`` for tensors on a GPU (CUDA or ROCm) where triton
-can be imported and a form has kernels for the problem, and ``"torch"`` elsewhere, which on CPUs
-includes the compiled kernels; ``plstm_graph.backends()`` tells.
-
-**State tracking.** J x J transitions are scalar ones on a line graph whose edges are repeated J
-times, with J^2 line edges for each one: that graph goes through the same forms.
+States in and out become nodes and edges (:mod:`plstm_graph.ops.ports`), gates by their logarithms
+are rescaled (:mod:`plstm_graph.ops.gauge`), a normalizer is one more column of values. What is left
+is one recurrence, which the forms compute (:mod:`plstm_graph.ops.forms`).
 """
 
 from __future__ import annotations
 
-from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from plstm_graph.checks import choice, flag, integer
-from plstm_graph.dag import levels
-from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.tracing import untraced
-from plstm_graph.ops.autograd import has_plan_of, plan_of, propagate
+from plstm_graph.ops.autograd import propagate
 from plstm_graph.ops.checks import (
-    check_line_graph,
+    check_options,
     check_plstm,
-    check_scan,
     compute_dtype,
-    form_names,
-    resolve_backend,
 )
-from plstm_graph.ops.cost import as_seen_by, cheapest, is_chosen
-from plstm_graph.ops.expand import expand_states, unfold_edges, unfold_lines
-from plstm_graph.ops.forms import FORMS, Form, Problem
+from plstm_graph.ops.choosing import choose, is_prepared
+from plstm_graph.ops.forms import Problem
 from plstm_graph.ops.forms.naive import naive_plstm
-from plstm_graph.ops.inputs import Factored, Inputs
-from plstm_graph.ops.junctions import followers, junctions, transitions
-from plstm_graph.ops.scan import levelwise_dag_scan
+from plstm_graph.ops.gauge import COUNTING, gauge, normalize
+from plstm_graph.ops.inputs import EdgeStates, Factored, Inputs, LogGate, Reflections, each, shaped
+from plstm_graph.ops.ports import extended, taken, with_ports
 
 
-def prepare(
-    line_graph: LineGraph, heads: int, key_size: int, value_size: int, *, form: str = "auto"
-) -> LineGraph:
-    """Compute now what ``plstm`` needs of a line graph, its reverse, its multitree and that
-    one's reverse, and of the same four of its two-way graph where the input was undirected. It is
-    otherwise computed at first use, which ``torch.compile(fullgraph=True)`` cannot trace.
+class Options(NamedTuple):
+    """What ``plstm`` does before and after a form: see there."""
 
-    Args:
-        line_graph: the line graph. For layers with ``direction="two_way"`` on directed graphs
-            prepare ``line_graph.two_way()``.
-        heads: H; key_size: K; value_size: V of the layers that will use it.
-        form: of these layers. ``torch.export`` of a layer with a form of its own gives a program
-            for all line graphs that are prepared for it; ``"auto"`` chooses one for each batch, and
-            a program only takes those with the same choice. Default ``"auto"``.
+    edge_query: Tensor | None = None
+    normalizer: str | None = None
+    stabilizer: str | None = None
+    initial: EdgeStates | None = None
+    return_state: Tensor | None = None
 
-    Returns:
-        The line graph.
-
-    Raises:
-        ValueError: if ``line_graph`` is no LineGraph, a size is not a positive integer, or the form
-            is unknown or cannot run.
-    """
-    check_line_graph(line_graph)
-    choice("form", form, form_names())
-    for name, size in {"heads": heads, "key_size": key_size, "value_size": value_size}.items():
-        integer(name, size, 1)
-    num_columns(line_graph)
-    graphs = [line_graph, line_graph.multitree()]
-    if not line_graph.is_multitree:
-        two_way = line_graph.two_way_where_undirected()
-        graphs += [two_way, two_way.multitree()]
-    for graph in graphs:
-        for directed in (graph, graph.reverse()):
-            directed.direction  # noqa: B018, made at first use
-            few = directed.num_line_edges <= levels.MAX_LINE_EDGES
-            if few:
-                directed.line_index, directed.line_node  # noqa: B018
-            if directed.is_complete:
-                followers(directed)
-            for factored, dtype in product((False, True), (torch.float32, torch.float64)):
-                if not (directed.is_complete if factored else few):
-                    continue
-                problem = Problem(directed, heads, key_size, value_size, factored, "auto", dtype)
-                problem, chosen = _choose(form, problem)
-                if chosen.name != "naive":
-                    plan_of(chosen, as_seen_by(chosen, problem))
-    return line_graph
-
-
-def is_prepared(form: str, problem: Problem) -> bool:
-    """Whether a form can run without new plans."""
-    for backend in _backends(problem):
-        asked = problem._replace(backend=backend)
-        if form == "auto" and not is_chosen(asked):
-            return False
-        chosen, reason = _form(form, asked)
-        if reason is None:
-            return has_plan_of(chosen, asked)
-    return True  # nothing can run: an error
-
-
-def _backends(problem: Problem) -> list[str]:
-    device, asked = problem.line_graph.device, problem.backend
-    found = [resolve_backend(asked, device)]
-    # Behind the kernels, torch for what has none.
-    return [*found, "torch"] if asked == "auto" and found == ["triton"] else found
-
-
-def _form(form: str, problem: Problem) -> tuple[Form | None, str | None]:
-    """The form of a name with the problem's backend, and why it cannot run."""
-    known = FORMS[problem.backend]
-    if form == "auto":
-        best = cheapest(problem)
-        if best is not None:
-            return known[best], None
-        form = next(iter(known))
-    if form not in known:
-        return None, f"it has no {problem.backend} kernels; use backend='auto', or form='walk'"
-    return known[form], known[form].unavailable(problem)
-
-
-def _choose(form: str, problem: Problem) -> tuple[Problem, Form]:
-    """The problem with its backend, and the form that computes it.
-
-    Raises:
-        ValueError: if nothing can.
-    """
-    asked = problem.backend
-    for backend in _backends(problem):
-        problem = problem._replace(backend=backend)
-        chosen, reason = _form(form, problem)
-        if reason is None:
-            return problem, chosen
-    raise ValueError(
-        f"expected form={form!r} with backend={asked!r} where it can run, but {reason}"
-    )
+    @property
+    def ports(self) -> bool:
+        """Whether states come in or go out."""
+        return self.initial is not None or self.return_state is not None
 
 
 def plstm(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    source: Tensor,
-    transition: Tensor | Factored,
-    mark: Tensor,
-    direct: Tensor,
+    source: Tensor | LogGate,
+    transition: Tensor | Factored | LogGate,
+    mark: Tensor | LogGate,
+    direct: Tensor | LogGate,
     line_graph: LineGraph,
     *,
     scale: float = 1.0,
     form: str = "auto",
     backend: str = "auto",
-) -> Tensor:
-    r"""Propagate along a DAG with linear source, transition and mark gates (arXiv 2506.11997).
+    edge_query: Tensor | None = None,
+    update: Reflections | None = None,
+    normalizer: str | None = None,
+    stabilizer: str | None = None,
+    initial: EdgeStates | None = None,
+    return_state: Tensor | None = None,
+) -> Tensor | tuple[Tensor, EdgeStates]:
+    r"""Propagate along an acyclic line graph with a linear recurrence (arXiv 2506.11997).
 
     .. math::
-        C_e = \sum_{l = (e', e)} T_l C_{e'} + S_e\, k_{src(e)} v_{src(e)}^\top
+        C_e = A_e \sum_{l = (e', e)} T_l C_{e'} + S_e\, k_{src(e)} v_{src(e)}^\top
         \qquad
         h_n = \sum_{e \to n} M_e C_e^\top q_n + D_n (q_n \cdot k_n) v_n
 
-    All forms give the same values and gradients (first and second).
+    Without an ``update`` A is the identity. All forms give the same values and gradients (first and
+    second).
 
     Args:
         query, key: [N, H, K].
         value: [N, H, V].
-        source, mark: [E, H], or [E, H, J] with state tracking; rows as ``line_graph.edge_index``.
-        transition: [L, H], or [L, H, J, J] (``C_out[i] += sum_j T[i, j] C_in[j]``), rows as
-            ``line_graph.line_index``; or ``Factored(a, b)`` with a and b [E, H], for T_l =
+        source, mark: [E, H]; rows as ``line_graph.edge_index``.
+        transition: [L, H]; diagonal [L, H, K], which scales the rows of C; block [L, H, J, J], for
+            J states on each edge, ``C_out[i] += sum_j T[i, j] C_in[j]``; rows as
+            ``line_graph.line_index``. Or ``Factored(a, b)`` with a and b [E, H], for T_l =
             a[e_in] b[e_out], whose cost is that of the edges instead of the line edges.
         direct: [N, H].
-        line_graph: the DAG with its line graph.
-        scale: a number that multiplies the query, in the direct term too.
+        line_graph: the graph with its line graph.
+        scale: a number that multiplies the queries, in the direct term too.
         form: ``"auto"`` (the fastest by :mod:`plstm_graph.ops.cost`), ``"naive"`` (the
             definition, slow), ``"levelwise"``, ``"walk"``, ``"dense"``, ``"chunkwise"``.
-        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"`` (for ``"walk"`` and
-            ``"dense"``).
+        backend: ``"auto"`` (see :mod:`plstm_graph.ops.choosing`), ``"torch"``, ``"triton"`` (for
+            ``"walk"`` and ``"dense"``).
+        edge_query: [N, H, K] what edges are read with, where it differs from ``query``, which the
+            direct term reads. Default ``None``.
+        update: :class:`~plstm_graph.ops.inputs.Reflections` A_e of the node where e starts, the
+            delta rule. Default ``None``.
+        normalizer: ``"max1"`` or ``"sum"``: the same recurrence with ones for values gives a
+            denominator d_n, and h_n is divided by max(abs(d_n), 1) or by d_n; ``"norm"``: nothing
+            is divided and the scale of a stabilizer is left out, for a norm of each head that
+            follows. Default ``None``.
+        stabilizer: ``"logsumexp"`` or ``"max"``: source, transition, mark and direct are
+            :class:`~plstm_graph.ops.inputs.LogGate`, which may have any size: states are kept in
+            units that a scan of the gates finds (:mod:`plstm_graph.ops.gauge`). Default ``None``.
+        initial: states that come into edges, before their update. Default ``None``.
+        return_state: [O] int64 edges whose states are returned, too. Default ``None``.
+
+    With block transitions source and mark are [E, H, J]. In general there are J_S channels of
+    values and J_M of results: source [E, H, J_S, J] with value [N, H, J_S, V], mark [E, H, J, J_M],
+    and direct [N, H, J_S, J_M].
 
     Returns:
-        [N, H, V] in the dtype of ``value``. float32 and float64 compute in their own precision,
-        bfloat16 and float16 in float32.
+        [N, H, V], or [N, H, J_M, V] where the mark has that axis, in the dtype of ``value``; with
+        ``return_state`` also the :class:`~plstm_graph.ops.inputs.EdgeStates`. float32 and float64
+        compute in their own precision, bfloat16 and float16 in float32.
 
     Raises:
-        ValueError: on a wrong shape, dtype, device, form or backend, and if the form or backend
-            cannot run here.
+        ValueError: on a wrong shape, dtype, device, form or backend, on options that do not go
+            together, and if the form or backend cannot run here.
     """
-    inputs = Inputs(query, key, value, source, transition, mark, direct)
-    check_plstm(inputs, line_graph, scale, form, backend)
-    if torch.compiler.is_compiling() and not _is_prepared(inputs, line_graph, form, backend):
-        return _run_eagerly(inputs, line_graph, scale, form, backend)
-    return _run(inputs, line_graph, scale, form, backend)
+    inputs = Inputs(query, key, value, source, transition, mark, direct, update)
+    options = Options(edge_query, normalizer, stabilizer, initial, return_state)
+    check_plstm(inputs, line_graph, scale, form, backend, stabilizer)
+    check_options(inputs, options, line_graph)
+    arguments = inputs, options, line_graph, scale, form, backend
+    if torch.compiler.is_compiling() and not _is_prepared(*arguments):
+        return _run_eagerly(*arguments)
+    return _run(*arguments)
 
 
-def _run(inputs: Inputs, line_graph: LineGraph, scale: float, form: str, backend: str) -> Tensor:
-    dtype = inputs.value.dtype
+def _run(
+    inputs: Inputs, options: Options, line_graph: LineGraph, scale: float, form: str, backend: str
+) -> Tensor | tuple[Tensor, EdgeStates]:
+    dtype, channels = inputs.value.dtype, shaped(inputs.mark).dim() == 4
     with torch.autocast(inputs.value.device.type, enabled=False):
-        if form == "naive":
-            _choose(form, _problem(inputs, line_graph, backend))
-            inputs = inputs.to(compute_dtype(*inputs.tensors))
-            return naive_plstm(*inputs, line_graph, scale=scale).to(dtype)
-        if inputs.source.dim() == 3:
-            line_graph = expand_states(line_graph, inputs.source.size(2))
-            inputs = inputs._replace(
-                source=unfold_edges(inputs.source),
-                transition=unfold_lines(inputs.transition),
-                mark=unfold_edges(inputs.mark),
-            )
-        if inputs.factored and not line_graph.is_complete:
-            lines = inputs.transition.expand(line_graph.line_index)
-            inputs = inputs._replace(transition=lines)
-        problem, chosen = _choose(form, _problem(inputs, line_graph, backend))
-        if problem.backend == "torch":
-            inputs = inputs.to(compute_dtype(*inputs.tensors))
-        return propagate(inputs, scale, chosen, problem).to(dtype)
+        inputs = general(inputs, line_graph)
+        nodes, k = inputs.query.shape[::2]
+        own_query, ports, m_node = inputs.query, None, None
+        if options.edge_query is not None:
+            inputs = inputs._replace(query=options.edge_query)
+        if options.normalizer in COUNTING:
+            ones = inputs.value.new_ones(*inputs.value.shape[:-1], 1)
+            inputs = inputs._replace(value=torch.cat([inputs.value, ones], -1))
+        if options.ports:
+            inputs, ports = _with_ports(inputs, options, line_graph, scale)
+            line_graph, own_query, scale = ports.line_graph, own_query * scale, 1.0
+        if options.stabilizer is not None:
+            gates = (inputs.source, inputs.transition, inputs.mark, inputs.direct)
+            gates, _, m_node = gauge(*gates, line_graph, options.stabilizer)
+            inputs = Inputs(*inputs[:3], *gates, inputs.update)
+        own = None
+        if options.edge_query is not None:
+            own = _direct(own_query * scale, *(x[:nodes] for x in (inputs.key, inputs.value)),
+                          inputs.direct[:nodes])  # fmt: skip
+            inputs = inputs._replace(direct=torch.zeros_like(inputs.direct))
+        out = compute(inputs, line_graph, scale, form, backend)
+        states = None
+        if options.return_state is not None:
+            states = taken(out, nodes, ports, inputs.states, k)
+            log_scale = None
+            if m_node is not None:
+                log_scale = m_node[nodes + ports.into :: inputs.states * k]
+            states = EdgeStates(options.return_state, states, log_scale)
+        out = out[:nodes] if ports is not None else out
+        out = out if own is None else out + own
+        out = normalize(out, options.normalizer, None if m_node is None else m_node[:nodes])
+        out = (out if channels or out.dim() == 3 else out.squeeze(2)).to(dtype)
+        return out if states is None else (out, states)
 
 
 _run_eagerly = untraced(_run)
 
 
+def compute(inputs: Inputs, line_graph: LineGraph, scale: float, form: str, backend: str) -> Tensor:
+    """The recurrence alone, in the shapes of :class:`Inputs`, by a form."""
+    if form == "naive":
+        choose(form, _problem(inputs, line_graph, backend))
+        return naive_plstm(inputs.to(compute_dtype(*inputs.tensors)), line_graph, scale)
+    if inputs.factored and not _keeps_factors(inputs, line_graph):
+        lines = inputs.transition.expand(line_graph.line_index)
+        inputs = inputs._replace(transition=lines)
+    problem, chosen = choose(form, _problem(inputs, line_graph, backend))
+    if problem.backend == "torch":
+        inputs = inputs.to(compute_dtype(*inputs.tensors))
+    return propagate(inputs, scale, chosen, problem)
+
+
+def _keeps_factors(inputs: Inputs, line_graph: LineGraph) -> bool:
+    return inputs.update is None and line_graph.is_complete
+
+
+def general(inputs: Inputs, line_graph: LineGraph) -> Inputs:
+    """The inputs of ``plstm`` in the shapes of the forms: state channels where there are blocks,
+    betas of edges. Differentiable."""
+    query, key, value, source, transition, mark, direct, update = inputs
+    if not isinstance(transition, Factored) and shaped(transition).dim() == 4:
+        if shaped(direct).dim() == 2:
+            direct = each(lambda x: x[..., None, None], direct)
+        if shaped(source).dim() == 3:
+            value, source = value.unsqueeze(2), each(lambda x: x.unsqueeze(2), source)
+        if shaped(mark).dim() == 3:
+            mark = each(lambda x: x.unsqueeze(3), mark)
+    if update is not None:
+        written = update.value
+        if written is None:
+            written = value.new_zeros(*update.key.shape[:3], value.size(-1))
+        beta = update.beta.index_select(0, line_graph.edge_index[0])
+        update = Reflections(update.key, beta, written)
+    return Inputs(query, key, value, source, transition, mark, direct, update)
+
+
+def _direct(query: Tensor, key: Tensor, value: Tensor, direct: Tensor) -> Tensor:
+    """D_n (q_n . k_n) v_n."""
+    dot = (query * key).sum(-1)
+    if direct.dim() == 2:
+        return (direct * dot)[..., None] * value
+    return torch.einsum("nhsm,nh,nhsv->nhmv", direct, dot, value)
+
+
+def _with_ports(inputs: Inputs, options: Options, line_graph: LineGraph, scale: float):
+    """The inputs with ports for the states in and out, and these."""
+    none = line_graph.edge_index.new_empty(0)
+    into = none if options.initial is None else options.initial.edge
+    out = none if options.return_state is None else options.return_state
+    if inputs.factored:
+        lines = inputs.transition.expand(line_graph.line_index)
+        inputs = inputs._replace(transition=lines)
+    ports = with_ports(line_graph, into, out, inputs.states * inputs.query.size(2))
+    inputs = inputs._replace(query=inputs.query * scale)
+    return extended(inputs, options.initial, ports), ports
+
+
 def _problem(inputs: Inputs, line_graph: LineGraph, backend: str) -> Problem:
-    sizes = (*inputs.query.shape[1:], inputs.value.size(2))
+    sizes = (*inputs.query.shape[1:], inputs.value.size(-1))
+    states = (1, 1, 1)
+    if inputs.kind == "block":
+        states = (*inputs.source.shape[2:], inputs.mark.size(3))
     dtype = compute_dtype(*inputs.tensors)
-    return Problem(line_graph, *sizes, inputs.factored, backend, dtype)
+    updates = inputs.update is not None
+    return Problem(line_graph, *sizes, inputs.kind, backend, dtype, updates, states)
 
 
-def _is_prepared(inputs: Inputs, line_graph: LineGraph, form: str, backend: str) -> bool:
+def _is_prepared(
+    inputs: Inputs, options: Options, line_graph: LineGraph, scale: float, form: str, backend: str
+) -> bool:
     """Whether all that :func:`_run` needs of the line graph is there."""
-    if form == "naive" or inputs.source.dim() == 3:
+    if form == "naive" or options.ports:
         return False
-    factored = inputs.factored
-    if factored and not line_graph.has_plan("is_complete"):
+    if options.stabilizer is not None and not line_graph.has_plan("level_schedule"):
+        return False
+    inputs = general(inputs, line_graph)
+    if inputs.factored and not line_graph.has_plan("is_complete"):
         return False
     problem = _problem(inputs, line_graph, backend)
-    problem = problem._replace(factored=factored and line_graph.is_complete)
+    if inputs.factored and not _keeps_factors(inputs, line_graph):
+        problem = problem._replace(kind="line")
     return is_prepared(form, problem)
-
-
-def dag_scan(
-    x: Tensor,
-    transition: Tensor | Factored,
-    line_graph: LineGraph,
-    *,
-    reverse: bool = False,
-    backend: str = "auto",
-) -> Tensor:
-    r"""c = x + T c along the line graph: :math:`c_e = x_e + \sum_{l = (e', e)} T_l c_{e'}`.
-
-    The one primitive: W = K V gives states, W = nodes of the graph gives gating rows.
-    Differentiable to any order; the backward is the same scan on the reversed line graph.
-
-    Args:
-        x: [E, H, W], or [E, H, J, W] with state tracking.
-        transition: [L, H], [L, H, J, J], or ``Factored(a, b)`` (x [E, H, W]).
-        line_graph: the DAG with its line graph.
-        reverse: run along the reversed line graph with transposed transitions: the adjoint scan.
-        backend: ``"auto"`` (see the module), ``"torch"``, ``"triton"``.
-
-    Returns:
-        c, the shape and dtype of x.
-
-    Raises:
-        ValueError: on a wrong shape, dtype, device or backend, and if ``"triton"`` cannot run here.
-    """
-    flag("reverse", reverse)
-    check_scan(x, transition, line_graph, backend)
-    if isinstance(transition, Factored) and not line_graph.is_complete:
-        transition = transition.expand(line_graph.line_index)
-    if isinstance(transition, Factored):
-        if reverse:
-            transition, line_graph = Factored(*transition[::-1]), line_graph.reverse()
-        graph = junctions(line_graph)
-        more = x.new_zeros(graph.num_edges - x.size(0), *x.shape[1:])
-        lines = transitions(*transition, line_graph)
-        return dag_scan(torch.cat([x, more]), lines, graph, backend=backend)[: x.size(0)]
-    if reverse:
-        line_graph = line_graph.reverse()
-        if transition.dim() == 4:
-            transition = transition.mT
-    with torch.autocast(x.device.type, enabled=False):
-        if resolve_backend(backend, line_graph.device) == "triton":
-            from plstm_graph.ops.triton.scan import triton_dag_scan
-
-            return triton_dag_scan(x, transition, line_graph).to(x.dtype)
-        dtype = compute_dtype(x, transition)
-        payload, transition = x.to(dtype), transition.to(dtype)
-        if x.dim() == 3:
-            return levelwise_dag_scan(payload, transition, line_graph).to(x.dtype)
-        e, h, j, w = x.shape
-        expanded = expand_states(line_graph, j)
-        c = levelwise_dag_scan(unfold_edges(payload), unfold_lines(transition), expanded)
-        return c.view(e, j, h, w).transpose(1, 2).to(x.dtype)

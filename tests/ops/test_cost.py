@@ -27,7 +27,7 @@ def oriented(graphs) -> LineGraph:
 
 
 def form(line_graph, size: int = 24, factored: bool = False) -> str:
-    return cheapest(Problem(line_graph, 4, size, size, factored, "torch"))
+    return cheapest(Problem(line_graph, 4, size, size, "factored" if factored else "line", "torch"))
 
 
 def test_wide_heads_of_small_graphs_are_dense():
@@ -52,7 +52,8 @@ def test_without_kernels_depth_decides(monkeypatch):
 def test_every_form_has_a_constant_for_each_feature():
     for name, known in constants()["cpu"].items():
         for factored in (False, True):
-            problem = Problem(ZOO["molecules"](), 4, 24, 24, factored, "torch")
+            kind = "factored" if factored else "line"
+            problem = Problem(ZOO["molecules"](), 4, 24, 24, kind, "torch")
             assert set(FORMS["torch"][name].features(problem)) <= {
                 *known,
                 "line",
@@ -69,7 +70,7 @@ def test_more_parts_cost_more():
         costs = [
             cost(
                 FORMS["torch"][name],
-                Problem(disjoint([path(50)] * n, batch=True), 4, 24, 24, False, "torch"),
+                Problem(disjoint([path(50)] * n, batch=True), 4, 24, 24, "line", "torch"),
             )
             for n in (1, 8, 64)
         ]

@@ -121,10 +121,10 @@ def test_opcheck(name):
     torch.library.opcheck(_dag_scan, (x, t, *schedules))
     args = inputs(line_graph)
     for form in ("levelwise", "walk", "dense", "chunkwise"):
-        plan = plan_of(FORMS["torch"][form], Problem(line_graph, 2, 3, 4, False, "torch"))
+        plan = plan_of(FORMS["torch"][form], Problem(line_graph, 2, 3, 4, "line", "torch"))
         torch.library.opcheck(propagate_op, (args, 0.5, "torch", form, plan))
     args = [*args[:4], args[3], args[3], *args[5:]]
-    plan = plan_of(FORMS["torch"]["walk"], Problem(line_graph, 2, 3, 4, True, "torch"))
+    plan = plan_of(FORMS["torch"]["walk"], Problem(line_graph, 2, 3, 4, "factored", "torch"))
     torch.library.opcheck(propagate_op, (args, 0.5, "torch", "walk", plan))
 
 

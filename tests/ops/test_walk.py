@@ -80,5 +80,5 @@ def test_needs_the_kernels(monkeypatch):
     line_graph = path(4)
     with pytest.raises(ValueError, match=r"form='walk'.*where it can run.*PLSTM_NATIVE=0.*auto"):
         plstm(*inputs(line_graph), line_graph, form="walk")
-    problem = Problem(line_graph.to("meta"), 2, 3, 4, False, "torch")
+    problem = Problem(line_graph.to("meta"), 2, 3, 4, "line", "torch")
     assert "CPUs only" in FORMS["torch"]["walk"].unavailable(problem)

@@ -24,9 +24,11 @@ class Problem(NamedTuple):
     heads: int  # H
     key_size: int  # K
     value_size: int  # V
-    factored: bool  # whether the transition is Factored
+    kind: str  # of the transitions, see Inputs.kind
     backend: str  # "torch" or "triton", before the choice also "auto"
     dtype: torch.dtype = torch.float32  # of the arithmetic
+    updates: bool = False  # whether states are reflected
+    states: tuple[int, int, int] = (1, 1, 1)  # J_S, J, J_M
 
 
 class Form:
@@ -35,9 +37,10 @@ class Form:
     Attributes:
         name: the public name.
         backend: "torch" or "triton".
-        factored: whether :class:`~plstm_graph.ops.inputs.Factored` transitions are taken as they
-            are; other forms get them expanded, or the graph of junctions
-            (:mod:`plstm_graph.ops.junctions`).
+        kinds: of transitions that are taken as they are. Other forms get factored transitions
+            expanded, or the graph of junctions (:mod:`plstm_graph.ops.junctions`); blocks as scalar
+            ones between copies of edges (:mod:`plstm_graph.ops.expand`); and no diagonal ones.
+        updates: whether states may be reflected.
         plan_size: how many tables :meth:`plan` returns, for a form that others give way to.
         gives_way_to: the form that computes instead where a result is not finite, for forms that
             multiply by zero what a node cannot hear.
@@ -45,7 +48,8 @@ class Form:
 
     name: str
     backend: str = "torch"
-    factored: bool = False
+    kinds: tuple[str, ...] = ("line",)
+    updates: bool = False
     plan_size: int | None = None
     gives_way_to: str | None = None
 

@@ -112,7 +112,7 @@ def _edges_of(
 
 def chunks_forward(inputs: Inputs, scale: float, tables: ChunkTables) -> tuple[Tensor, Kept]:
     """The layer; shapes as :func:`plstm_graph.ops.plstm`, without J."""
-    query, key, value, source, transition, mark, direct = inputs
+    query, key, value, source, transition, mark, direct, _ = inputs
     plan, (_, heads, k) = tables.plan, key.shape
     q = query * scale
     out = ((direct * (q * key).sum(-1))[..., None] * value).contiguous()
@@ -174,7 +174,7 @@ def _node_gradients(
     plan: ChunkPlan,
 ) -> tuple[Tensor, ...]:
     """From gradients of the edges' vectors to those of the seven inputs, the direct term's too."""
-    query, key, value, source, _, mark, direct = inputs
+    query, key, value, source, _, mark, direct, _ = inputs
     heads, q = key.size(1), query * scale
     qk, gv = (q * key).sum(-1), (grad * value).sum(-1)
     weight = (direct * gv)[..., None]

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plstm_graph.ops.by_level import Levels, levels_of, plstm_by_level
 from plstm_graph.ops.forms.base import Form, Problem
 from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.scan import TILE_ELEMENTS, edge_dot, ends, scan_
@@ -47,7 +48,8 @@ def tiles(edges: int, heads: int, k: int, v: int) -> list[slice]:
 def _scan_outer(
     left: Tensor, right: Tensor, gate: Tensor, node: Tensor, transition: Tensor, s: LevelSchedule
 ) -> Tensor:
-    """Scan of gate_e left_node(e) right_node(e)^T: [E, H, K, V] in the order of the schedule.
+    """Scan of gate_e left_node(e) right_node(e)^T: [E, H, K, V] in the order of the schedule. A
+    channel of a diagonal transition is a head with keys of size one.
 
     Args:
         left: [N, H, K]; right: [N, H, V]; gate: [E, H]; node: [E] a node of each edge.
@@ -55,8 +57,13 @@ def _scan_outer(
     at = node.index_select(0, s.order)
     gated = left.index_select(0, at) * gate.index_select(0, s.order)[..., None]
     payload = gated[..., None] * right.index_select(0, at)[:, :, None, :]
-    scan_(payload, transition, s)
+    scan_(_channels(payload, transition), transition.flatten(1), s)
     return payload
+
+
+def _channels(states: Tensor, transition: Tensor) -> Tensor:
+    """[E, H, K, V], with diagonal transitions [E, H K, V]."""
+    return states.flatten(1, transition.dim() - 1)
 
 
 def _contract_rows(payload: Tensor, left: Tensor) -> Tensor:
@@ -71,7 +78,7 @@ def _contract_columns(payload: Tensor, right: Tensor) -> Tensor:
 
 def states_forward(inputs: Inputs, scale: float, tables: StateTables) -> Tensor:
     """The layer by states; shapes as :func:`plstm_graph.ops.plstm`, without J."""
-    query, key, value, source, transition, mark, direct = inputs
+    query, key, value, source, transition, mark, direct, _ = inputs
     src, dst = tables.edge_index
     schedule = tables.forward
     q = query * scale
@@ -88,7 +95,7 @@ def states_backward(
     grad: Tensor, inputs: Inputs, scale: float, tables: StateTables
 ) -> tuple[Tensor, ...]:
     """Gradients of the seven inputs of :func:`states_forward`."""
-    query, key, value, source, transition, mark, direct = inputs
+    query, key, value, source, transition, mark, direct, _ = inputs
     src, dst = tables.edge_index
     there, back = tables.forward, tables.backward
     q = query * scale
@@ -109,9 +116,11 @@ def states_backward(
         dmark.index_add_(0, there.order, (read * q.index_select(0, to)).sum(-1))
         dq.index_add_(0, to, read.mul_(mark.index_select(0, there.order)[..., None]))
         adjoint = _scan_outer(q, g, mark, dst, transition, back)
-        dtransition += edge_dot(
-            states.flatten(2), adjoint.flatten(2), there.position[e_in], back.position[e_out]
-        )
+        dots = edge_dot(
+            _channels(states, transition).flatten(2), _channels(adjoint, transition).flatten(2),
+            there.position[e_in], back.position[e_out],
+        )  # fmt: skip
+        dtransition += dots.view_as(dtransition)
         del states
         gate = source.index_select(0, back.order)[..., None]
         read = _contract_columns(adjoint, v.index_select(0, start))  # A_e v
@@ -124,6 +133,8 @@ def states_backward(
 
 class Levelwise(Form):
     name = "levelwise"
+    kinds = ("line", "diagonal", "block")
+    updates = True
     plan_size = 1 + 2 * len(LevelSchedule._fields)
 
     def worthwhile(self, problem: Problem) -> bool:
@@ -140,15 +151,25 @@ class Levelwise(Form):
 
     def plan(self, problem: Problem) -> list[Tensor]:
         graph = problem.line_graph
+        if problem.updates or problem.kind == "block":
+            return list(levels_of(graph))
         return [graph.edge_index, *level_schedule(graph), *level_schedule(graph.reverse())]
 
     def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:
-        return states_forward(inputs, scale, _tables(plan)), None
+        if len(plan) == self.plan_size:
+            return states_forward(inputs, scale, _tables(plan)), None
+        with torch.no_grad():
+            return plstm_by_level(inputs, scale, Levels(*plan)), None
 
     def backward(
         self, grad: Tensor, inputs: Inputs, scale: float, plan: Sequence[Tensor], kept: None
-    ) -> tuple[Tensor, ...]:
-        return states_backward(grad, inputs, scale, _tables(plan))
+    ) -> Sequence[Tensor]:
+        if len(plan) == self.plan_size:
+            return states_backward(grad, inputs, scale, _tables(plan))
+        with torch.enable_grad():
+            tensors = [x.detach().requires_grad_() for x in inputs.tensors]
+            out = plstm_by_level(Inputs.of(tensors), scale, Levels(*plan))
+            return torch.autograd.grad(out, tensors, grad, materialize_grads=True)
 
 
 def _tables(plan: Sequence[Tensor]) -> StateTables:

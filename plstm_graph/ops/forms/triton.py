@@ -36,14 +36,14 @@ class _Kernels(Form):
 class TritonWalk(_Kernels):
     name = Walk.name
     kernels = walk
-    factored = True
+    kinds = ("line", "factored")
     features = Walk.features
 
     def unavailable(self, problem: Problem) -> str | None:
         return walk.unavailable(problem.line_graph.device, problem.key_size)
 
     def plan(self, problem: Problem) -> list[Tensor]:
-        return walk.make_plan(problem.line_graph, problem.factored)
+        return walk.make_plan(problem.line_graph, problem.kind == "factored")
 
 
 class TritonDense(_Kernels):

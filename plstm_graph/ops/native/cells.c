@@ -673,6 +673,9 @@ void NAME(cells_backward)(const REAL *grad, const REAL *query, const REAL *key, 
     free(room);
 }
 
+#undef NUMBER
+#undef ROWS
+#undef COLUMNS
 #undef BLOCK
 #undef GROUP
 #undef FEW

@@ -1,5 +1,6 @@
 /* Kernels for CPUs, compiled when the package is installed: see __init__.py. */
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,10 +25,12 @@ static void large_pages(void *start, int64_t bytes) {
 #include "vector.c"
 #include "gating.c"
 #include "scan.c"
+#include "semiring.c"
 #include "walk.c"
 #include "cells.c"
 #include "dense.c"
 #include "nodes.c"
+#include "sweep.c"
 #undef REAL
 #undef NAME
 
@@ -36,9 +39,11 @@ static void large_pages(void *start, int64_t bytes) {
 #include "vector.c"
 #include "gating.c"
 #include "scan.c"
+#include "semiring.c"
 #include "walk.c"
 #include "cells.c"
 #include "dense.c"
 #include "nodes.c"
+#include "sweep.c"
 #undef REAL
 #undef NAME

@@ -39,7 +39,7 @@ def expected(inputs, line_graph, scale):
     transition = leaves.transition
     if isinstance(transition, Factored):
         transition = transition.expand(line_graph.line_index)
-    out = naive_plstm(*leaves[:4], transition, *leaves[5:], line_graph, scale=scale)
+    out = naive_plstm(leaves._replace(transition=transition), line_graph, scale)
     return out.detach(), grads(out, leaves.tensors)
 
 

@@ -95,9 +95,9 @@ def test_where_it_fits(device):
 def test_golden_in_float32(name, device):
     g = {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / f"{name}.npz").items() if v.ndim}
     line_graph = LineGraph(g["query"].size(0), g["edge_index"], g["line_index"]).to(device)
-    inputs = Inputs(*(g[k].float().to(device) for k in Inputs._fields))
+    inputs = Inputs(*(g[k].float().to(device) for k in Inputs._fields[:7]))
     plan = dense.make_plan(line_graph)
     assert_close(dense.forward(inputs, 1.0, plan).cpu(), g["out"], 1e-5)
     got = dense.backward(g["cotangent"].float().to(device), inputs, 1.0, plan)
-    for x, k in zip(got, Inputs._fields):
+    for x, k in zip(got, Inputs._fields[:7]):
         assert_close(x.cpu(), g[f"grad_{k}"], 1e-5)
