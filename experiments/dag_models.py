@@ -14,20 +14,16 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import MLP, GCNConv
 from torch_geometric.nn.resolver import aggregation_resolver
-from torch_geometric.utils import degree, scatter
+from torch_geometric.utils import degree
 
 from datasets import InputError
 from experiments.models import closest_width, count_parameters
 from plstm_graph import LineGraph
-from plstm_graph.nn import PLSTM
+from plstm_graph.nn import PLSTM, DAGLSTMConv
 from plstm_graph.nn.model import layer_directions
 
 NAMES = ("plstm", "dag_lstm", "gcn")
 READOUTS = ("mean", "sum", "max", "output", "ends")
-
-#: Nodes [n] of a level, source nodes [e] of the edges into them, and for each of these edges the
-#: place [e] of its target among the nodes.
-Level = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -120,8 +116,12 @@ class ResidualStack(nn.Module):
         c = config
         self.reverse = [way == "reverse" for way in layer_directions(c.directions, "P", c.layers)]
         self.encoder = nn.Linear(c.in_channels, c.hidden)
-        layer = DagLSTM if c.name == "dag_lstm" else GCN
-        self.layers = nn.ModuleList(layer(c.hidden) for _ in range(c.layers))
+        self.layers = nn.ModuleList(
+            DAGLSTMConv(c.hidden, c.hidden, direction="forward")
+            if c.name == "dag_lstm"
+            else GCN(c.hidden)
+            for _ in range(c.layers)
+        )
         self.norms = nn.ModuleList(nn.LayerNorm(c.hidden) for _ in range(c.layers))
         self.dropout = nn.Dropout(c.dropout)
         self.norm = nn.LayerNorm(c.hidden)
@@ -129,12 +129,10 @@ class ResidualStack(nn.Module):
     def forward(
         self, x: Tensor, edge_index: Tensor, batch: Tensor, line_graph: LineGraph
     ) -> Tensor:
-        prepare = type(self.layers[0]).prepare
         graphs = {False: line_graph, True: line_graph.reverse() if any(self.reverse) else None}
-        prepared = {way: prepare(graphs[way]) for way in set(self.reverse)}
         x = self.encoder(x)
         for layer, norm, reverse in zip(self.layers, self.norms, self.reverse):
-            x = x + self.dropout(layer(norm(x), prepared[reverse]))
+            x = x + self.dropout(layer(norm(x), None, line_graph=graphs[reverse]))
         return self.norm(x)
 
 
@@ -145,63 +143,6 @@ class GCN(nn.Module):
         super().__init__()
         self.conv = GCNConv(channels, channels)
 
-    @staticmethod
-    def prepare(line_graph: LineGraph) -> Tensor:
-        return line_graph.edge_index
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        return self.conv(x, edge_index).relu()
-
-
-class DagLSTM(nn.Module):
-    r"""The child-sum LSTM of "Improved Semantic Representations From Tree-Structured Long
-    Short-Term Memory Networks" (arXiv 1503.00075) on a DAG: the children are the predecessors.
-
-    .. math::
-        i, o &= \sigma(W x_n + U \textstyle\sum_p h_p), \quad
-        u = \tanh(W x_n + U \textstyle\sum_p h_p), \quad f_p = \sigma(W_f x_n + U_f h_p) \\
-        c_n &= i u + \textstyle\sum_p f_p c_p, \quad h_n = o \tanh(c_n)
-
-    Its gates read states, so nodes have to wait for their predecessors: all graphs of a batch are
-    walked at once, one topological level after the other.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.input = nn.Linear(channels, 4 * channels)
-        self.state = nn.Linear(channels, 3 * channels, bias=False)
-        self.forget = nn.Linear(channels, channels, bias=False)
-
-    @staticmethod
-    def prepare(line_graph: LineGraph) -> list[Level]:
-        return topological_levels(line_graph)
-
-    def forward(self, x: Tensor, levels: list[Level]) -> Tensor:
-        C = x.size(1)
-        at_node, at_edge = self.input(x).split([3 * C, C], -1)
-        h, c = x.new_zeros(2, *x.shape)
-        for nodes, src, place in levels:
-            h_in, c_in = h[src], c[src]
-            h_sum = scatter(h_in, place, 0, nodes.numel())
-            i, o, u = (at_node[nodes] + self.state(h_sum)).chunk(3, -1)
-            f = torch.sigmoid(at_edge[nodes[place]] + self.forget(h_in))
-            c_new = i.sigmoid() * u.tanh() + scatter(f * c_in, place, 0, nodes.numel())
-            h = h.index_copy(0, nodes, o.sigmoid() * c_new.tanh())
-            c = c.index_copy(0, nodes, c_new)
-        return h
-
-
-def topological_levels(line_graph: LineGraph) -> list[Level]:
-    """The nodes of a DAG, those without predecessors first; see :data:`Level`."""
-    src, dst = line_graph.edge_index
-    n = line_graph.num_nodes
-    level = scatter(line_graph.level + 1, dst, 0, n, "max")  # 0 where no edge enters
-    counts = level.bincount().tolist()
-    order = level.argsort(stable=True)
-    nodes = order.split(counts)
-    place = torch.empty_like(order)
-    place[order] = torch.cat([torch.arange(len(part), device=order.device) for part in nodes])
-    edge_level = level[dst]
-    edges = edge_level.argsort(stable=True)
-    edges = edges.split(edge_level.bincount(minlength=len(counts)).tolist())
-    return [(part, src[e], place[dst[e]]) for part, e in zip(nodes, edges)]
+    def forward(self, x: Tensor, edge_index: None, line_graph: LineGraph) -> Tensor:
+        """The edges are those of ``line_graph``, as where :class:`DAGLSTMConv` is called so."""
+        return self.conv(x, line_graph.edge_index).relu()

@@ -3,7 +3,16 @@
 from plstm_graph.backends import backends
 from plstm_graph.dag import LineGraph, grid_line_graph
 from plstm_graph.data import LineGraphData
-from plstm_graph.nn import PLSTM, PLSTMBlock, PLSTMConv, PLSTMGrid, PLSTMSequence, PLSTMVision
+from plstm_graph.nn import (
+    PLSTM,
+    DAGLSTMConv,
+    PLSTMBlock,
+    PLSTMConv,
+    PLSTMGrid,
+    PLSTMSequence,
+    PLSTMVision,
+    SLSTMConv,
+)
 from plstm_graph.ops import dag_scan, gating_matrix, plstm, prepare
 from plstm_graph.transforms import ToLineGraph, to_line_graphs
 
@@ -11,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PLSTM",
+    "DAGLSTMConv",
     "LineGraph",
     "LineGraphData",
     "PLSTMBlock",
@@ -18,6 +28,7 @@ __all__ = [
     "PLSTMGrid",
     "PLSTMSequence",
     "PLSTMVision",
+    "SLSTMConv",
     "ToLineGraph",
     "backends",
     "dag_scan",

@@ -59,7 +59,8 @@ beside = {"x": "float", "edge_index": "edges?", "edge_attr": "float", "batch": "
 beside |= {"line_graph": "graph?"}
 conv_kinds = {
     "heads": "count",
-    "mode": "choice",
+    "cell": "choice",
+    "mode": "choice?",
     "edge_dim": "width?",
     "normalization": "choice",
     "transition_node": "choice",
@@ -86,7 +87,7 @@ block_kinds = {
     "post_norm": "norm",
     "act": "text",
     "local": "function",
-    **{name: conv_kinds[name] for name in ("mode", "direction", "bias", "scale", "form")},
+    **{name: conv_kinds[name] for name in ("cell", "mode", "direction", "bias", "scale", "form")},
 }
 model_kinds = {
     "in_channels": "width",
@@ -95,7 +96,7 @@ model_kinds = {
     "out_channels": "count",
     **{name: kind for name, kind in block_kinds.items() if name not in ("mode", "direction")},
     "readout": "norm",
-    "modes": "choice",
+    "modes": "choice?",
     "directions": "choice",
     "node_encoder": "module",
     "edge_encoder": "module",
@@ -106,7 +107,8 @@ model_kinds = {
 grid_kinds = {
     "channels": "count",
     "heads": "count",
-    "mode": "choice",
+    "cell": "choice",
+    "mode": "choice?",
     "conv": "kernel",
     "passthrough": "flag",
     "gate_weights": "flag",
@@ -132,7 +134,7 @@ TABLE: dict[str, tuple[Callable, dict[str, Any], dict[str, str]]] = {
     "PLSTMConv.paper": (
         PLSTMConv.paper,
         {"in_channels": 5, "out_channels": 6},
-        {"in_channels": "width", "out_channels": "count", "heads": "count", "mode": "choice"},
+        {"in_channels": "width", "out_channels": "count", "heads": "count", "mode": "choice?"},
     ),
     "PLSTMBlock": (PLSTMBlock, {"channels": 8}, {"channels": "count", **block_kinds}),
     "PLSTM": (

@@ -129,7 +129,7 @@ class PLSTMBlock(torch.nn.Module):
         post_norm: after them, see :class:`Norm`; ``None`` leaves norm and activation out.
             Default ``None``.
         act: activation, a name of :mod:`torch.nn`. Default ``"gelu"``.
-        **kwargs: of :class:`PLSTMConv`: ``mode``, ``direction``, ...
+        **kwargs: of :class:`PLSTMConv`: ``cell``, ``mode``, ``direction``, ...
 
     Shapes:
         - **input:** x [N, channels], edge_index [2, M], edge_attr [M, edge_dim]

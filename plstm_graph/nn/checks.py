@@ -19,11 +19,11 @@ from plstm_graph.checks import (
     width,
 )
 from plstm_graph.dag.orient import check_orientation
+from plstm_graph.nn.cells import cell_modes
 from plstm_graph.nn.projection import TRANSITION_NODES
 from plstm_graph.ops.checks import BACKENDS, form_names
 
 CHOICES = {
-    "mode": ("P", "D"),
     "normalization": ("source", "target"),
     "transition": ("line", "factored"),
     "transition_node": TRANSITION_NODES,
@@ -38,6 +38,10 @@ FLAGS = (
     *("log_norm", "passthrough", "position", "qk_norm", "return_gates", "zero_init"),
 )
 COUNTS = ("channels", "heads", "out_channels", "hidden_channels", "num_layers", "head_layers")
+#: Options of ``cell="plstm"`` alone, and their defaults.
+PLSTM_ALONE = {"normalization": "source", "transition_node": "junction", "transition": "line"}
+PLSTM_ALONE |= {"angle": "softmax", "gate_weights": True, "gate_std": 0.0}
+PLSTM_ALONE |= {"qk_norm": False, "scale": 1.0, "init": "open"}
 COUNTS = (*COUNTS, "depth", "width", "num_classes", "ndim")
 SIZES = ("ffn_ratio", "gate_std", "position_std")
 
@@ -75,16 +79,27 @@ def check_heads(name: str, channels: int, heads: int) -> None:
         )
 
 
+def check_plstm_alone(cell: str, **options: Any) -> None:
+    """Options that another cell has not are as they are by default."""
+    for name, value in options.items():
+        if value != PLSTM_ALONE[name]:
+            refuse(
+                name, f"to be left out with cell={cell!r}", describe(value), "cell='plstm' has it"
+            )
+
+
 def check_named(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
     """Something that PyG finds by its name, or that is given as it is."""
     if not isinstance(value, str) and not isinstance(value, kind):
         refuse(name, "as a name or a module", describe(value))
 
 
-def check_modes(modes: Any) -> None:
-    """A pattern of the letters P and D."""
-    if not text("modes", modes) or set(modes) - {"P", "D"}:
-        refuse("modes", "as a pattern of 'P' and 'D'", repr(modes))
+def check_modes(modes: Any, cell: str = "plstm") -> None:
+    """A pattern of the letters of a cell's modes."""
+    letters = cell_modes(cell)
+    if not text("modes", modes) or set(modes) - set(letters):
+        known = " and ".join(", ".join(map(repr, letters)).rsplit(", ", 1))
+        refuse("modes", f"as a pattern of {known}", repr(modes))
 
 
 def check_features(

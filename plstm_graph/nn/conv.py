@@ -1,5 +1,6 @@
 """The pLSTM as a message passing layer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,11 +12,14 @@ from torch_geometric.typing import Adj, OptTensor
 from plstm_graph.checks import choice, refuse
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.nn.cells import CellTensors, cell_mode, make_cell
+from plstm_graph.nn.cells.plstm import plstm_parts
 from plstm_graph.nn.checks import (
     check_batch_vector,
     check_edge_attr,
     check_heads,
     check_options,
+    check_plstm_alone,
     check_x,
 )
 from plstm_graph.nn.gates import (
@@ -50,6 +54,10 @@ class PLSTMConv(MessagePassing):
     orientation a single layer joins every pair of nodes of a component. On a directed acyclic graph
     a node hears its ancestors.
 
+    With another ``cell`` the gates, their update of the state and its reading are those of another
+    linear recurrent network (:mod:`plstm_graph.nn.cells`, which says how it runs on graphs); on a
+    path it is the published one. Head norm and output projection stay.
+
     Under :mod:`torch_geometric.explain` the mask of an edge scales its state :math:`C_e`, once:
     what the edge says to its target and all that it passes on. With 0 the edge is not there.
 
@@ -58,8 +66,15 @@ class PLSTMConv(MessagePassing):
         out_channels: size of each output sample, all heads together: K = V =
             out_channels / heads.
         heads: H, number of heads. Default 1.
+        cell: ``"plstm"``, ``"mlstm"``, ``"gla"``, ``"mamba2"``, ``"delta"``, ``"gated_delta"``,
+            ``"delta_product"``, ``"bd_lru"``, ``"h_lru"`` or ``"state_tracking"``.
+            Default ``"plstm"``.
+        cell_options: of the cell's class in :mod:`plstm_graph.nn.cells`, by name, e.g.
+            ``{"reflections": 3}`` of ``"delta_product"``. Default: none.
         mode: ``"P"`` keeps all line edges and normalises the Transition; ``"D"`` keeps a
-            multitree of line edges, where ``tanh`` suffices. Default ``"P"``.
+            multitree of line edges, where ``tanh`` suffices; ``"N"`` keeps all line edges as they
+            are, for cells that are normalised otherwise (``"mlstm"``, ``"bd_lru"``, ``"h_lru"``).
+            Default ``"N"`` for these, ``"P"`` for others.
         edge_dim: width of the edge features, -1 for lazy, ``None`` for none. Default ``None``.
         normalization: of the Transition in P-mode: the sum of its absolute values is at most 1
             over the line edges that leave an edge (``"source"``, as in the paper) or that enter
@@ -74,7 +89,8 @@ class PLSTMConv(MessagePassing):
             along it; ``"reverse"``, against it; ``"auto"``, two-way where the input was
             undirected and forward elsewhere. Default ``"auto"``.
         direction_offset: learn an offset for the gates of edges that run against the order of the
-            DAG (Source, Mark, both parts of the Transition). The output then depends on which node
+            DAG (Source, Mark, both parts of the Transition; for other cells wherever edge features
+            count). The output then depends on which node
             is the root. Default ``False``.
         orientation: how to make a DAG of ``edge_index`` when no ``line_graph`` is given, see
             :meth:`plstm_graph.LineGraph.from_edge_index`. Default ``"canonical"``.
@@ -98,6 +114,10 @@ class PLSTMConv(MessagePassing):
         **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`;
             ``flow="target_to_source"`` reverses, too.
 
+    ``normalization``, ``transition_node``, ``transition``, ``qk_norm``, ``scale`` and ``init`` are
+    options of ``cell="plstm"``. Other cells make no messages, so that they have no hooks for them;
+    :meth:`torch.nn.Module.register_forward_hook` of ``gates`` sees the operator's tensors.
+
     Shapes:
         - **input:** x [N, in_channels], edge_index [2, M], edge_attr [M, edge_dim] (its rows
           follow the columns of edge_index; edge e reads row ``line_graph.edge_id[e]``, so both
@@ -105,7 +125,8 @@ class PLSTMConv(MessagePassing):
           batch [N]
         - **output:** [N, out_channels]; with ``return_gates=True`` also
           :class:`~plstm_graph.nn.gates.Gates`: source and mark [E, H], transition [L, H],
-          direct [N, H], and the (two-way, reversed, pruned) line graph that their rows follow
+          direct [N, H] (for other cells as the operator takes them), and the (two-way, reversed,
+          pruned) line graph that their rows follow
 
     Raises:
         ValueError: on bad options, and on input of the wrong shape, dtype or device, edge
@@ -118,7 +139,9 @@ class PLSTMConv(MessagePassing):
         out_channels: int,
         heads: int = 1,
         *,
-        mode: str = "P",
+        cell: str = "plstm",
+        cell_options: Mapping[str, Any] | None = None,
+        mode: str | None = None,
         edge_dim: int | None = None,
         normalization: str = "source",
         transition_node: str = "junction",
@@ -136,9 +159,9 @@ class PLSTMConv(MessagePassing):
         backend: str = "auto",
         **kwargs: Any,
     ) -> None:
+        mode = cell_mode(cell, mode)
         check_options(
             in_channels=in_channels,
-            mode=mode,
             edge_dim=edge_dim,
             normalization=normalization,
             transition_node=transition_node,
@@ -161,12 +184,18 @@ class PLSTMConv(MessagePassing):
             remedy = "leave it out with transition='factored'"
             choice("normalization", normalization, ("source",), remedy)
             choice("transition_node", transition_node, ("junction",), remedy)
+        if cell != "plstm":
+            check_plstm_alone(
+                cell, normalization=normalization, transition_node=transition_node,
+                transition=transition, qk_norm=qk_norm, scale=scale, init=init,
+            )  # fmt: skip
         if "node_dim" in kwargs:
             refuse("node_dim", "to be left out: it is 0 in this layer", kwargs["node_dim"])
         super().__init__(node_dim=0, **kwargs)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.heads = heads
+        self.cell = cell
         self.mode = mode
         self.edge_dim = edge_dim
         self.normalization = normalization
@@ -178,15 +207,19 @@ class PLSTMConv(MessagePassing):
         self.qk_norm = qk_norm
         self.form = form
         self.backend = backend
-        self.projection = Projection(
-            in_channels, out_channels, heads, edge_dim, self.transition_node, bias, init
-        )
+        self.gates = make_cell(cell, out_channels, heads, mode, cell_options)
+        if self.gates is None:
+            parts = plstm_parts(out_channels, heads, self.transition_node, init)
+        else:
+            parts = [[part] for part in self.gates.node_parts], self.gates.edge_parts
+        self.projection = Projection(in_channels, edge_dim, *parts, bias)
         self.norm = HeadRMSNorm(heads, out_channels // heads) if head_norm else None
         self.log_norm = log_norm and head_norm
         width = out_channels + heads if self.log_norm else out_channels
         self.lin_out = Linear(width, out_channels, bias=bias)
         # Added to the edge parts of the gates, in their order: see Projection.lin_edge.
-        offset = torch.nn.Parameter(torch.empty(4 * heads)) if direction_offset else None
+        wide = sum(part.width for part in self.projection.edge_parts.values())
+        offset = torch.nn.Parameter(torch.empty(wide)) if direction_offset else None
         self.register_parameter("direction_offset", offset)
         # A subclass that overrides these reads the messages.
         steps = "message", "aggregate", "update"
@@ -217,6 +250,8 @@ class PLSTMConv(MessagePassing):
         """Resets all learnable parameters, as ``init`` says."""
         super().reset_parameters()
         self.projection.reset_parameters()
+        if self.gates is not None:
+            self.gates.reset_parameters()
         if self.norm is not None:
             self.norm.reset_parameters()
         self.lin_out.reset_parameters()
@@ -258,7 +293,7 @@ class PLSTMConv(MessagePassing):
                 the layer, so layers and epochs should share one. Default: built here.
             return_gates: also return the gates. Default ``False``.
         """
-        proj, H = self.projection, self.heads
+        proj = self.projection
         weight = None if proj.lazy else self.lin_out.weight
         check_x(x, proj.lin_node.in_channels, weight)
         check_batch_vector(batch, x)
@@ -284,23 +319,42 @@ class PLSTMConv(MessagePassing):
                 line_graph = line_graph.multitree()
             if reverse_flow:
                 line_graph = line_graph.reverse()
-            # PyG turns the edges of the other flow round itself.
-            dag = line_graph.reverse() if reverse_flow else line_graph
+                line_graph.reverse()  # is made for message passing
             direction = line_graph.direction
-        size = (x.size(0), x.size(0))
 
-        query, key, value, direct, at_source, at_target, edge = proj(
-            x, edge_attr, line_graph.edge_id
-        )
-        dtype = query.dtype
+        *parts, edge = proj(x, edge_attr, line_graph.edge_id)
+        dtype = parts[0].dtype
         if self.direction_offset is not None:
             against = (1 - direction).to(dtype).unsqueeze(-1)
             offset = against * self.direction_offset.to(dtype)
             edge = offset if edge is None else edge + offset
+        if self.gates is not None:
+            gates, out = self._run_cell(parts, edge, line_graph, columns)
+        else:
+            gates, out = self._run_plstm(parts, edge, line_graph, columns)
+        with torch.autocast(x.device.type, enabled=False):
+            square = mean_square(out) if self.log_norm else None
+            size_of = log_rms(out, square) if self.log_norm else None
+            if self.norm is not None:
+                out = self.norm(out, square)
+            out = out.flatten(1)
+            out = (out if size_of is None else torch.cat([out, size_of], -1)).to(dtype)
+        out = self.lin_out(out)
+        return (out, gates) if return_gates else out
+
+    def _run_plstm(
+        self, parts: list[Tensor], edge: OptTensor, line_graph: LineGraph, columns: int
+    ) -> tuple[Gates, Tensor]:
+        """Gates and heads [N, H, V] of the projection's parts."""
+        query, key, value, direct, at_source, at_target = parts
+        size = (query.size(0), query.size(0))
+        # PyG turns the edges of the other flow round itself.
+        dag = line_graph.reverse() if self.flow == "target_to_source" else line_graph
         # Products of halves leave their range and small gates theirs, so gates and heads are
         # float32 up to the output projection.
         direct = widened(direct).sigmoid()
-        query, key, value = (widened(part).unflatten(-1, (H, -1)) for part in (query, key, value))
+        heads = (widened(part) for part in (query, key, value))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in heads)
         if self.qk_norm:
             query, key = unit_length(query), unit_length(key)
         source, transition, mark = self.edge_updater(
@@ -320,7 +374,7 @@ class PLSTMConv(MessagePassing):
             mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
             source, transition = mask_states(source, transition, mask, line_graph, columns)
 
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(query.device.type, enabled=False):
             if self._watched():
                 src = line_graph.edge_index[0]
                 outer = (key.unsqueeze(-1) * value.unsqueeze(-2)).flatten(2)  # [N, H, K * V]
@@ -336,16 +390,33 @@ class PLSTMConv(MessagePassing):
                 gates = (source, transition, mark, direct, line_graph)
                 options = {"scale": self.scale, "form": self.form, "backend": self.backend}
                 out = plstm(query, key, value, *gates, **options)
-            square = mean_square(out) if self.log_norm else None
-            size_of = log_rms(out, square) if self.log_norm else None
-            if self.norm is not None:
-                out = self.norm(out, square)
-            out = out.flatten(1)
-            out = (out if size_of is None else torch.cat([out, size_of], -1)).to(dtype)
-        out = self.lin_out(out)
-        if return_gates:
-            return out, Gates(source, transition, mark, direct, line_graph)
-        return out
+        return Gates(source, transition, mark, direct, line_graph), out
+
+    def _run_cell(
+        self, parts: list[Tensor], edge: OptTensor, line_graph: LineGraph, columns: int
+    ) -> tuple[Gates, Tensor]:
+        """As :meth:`_run_plstm`, for the other cells."""
+        if self._custom or self._has_hooks() or self._edge_update_forward_hooks:
+            refuse(
+                "hooks", f"on the module's gates with cell={self.cell!r}", "hooks on messages",
+                "conv.gates.register_forward_hook sees the operator's tensors",
+            )  # fmt: skip
+        node = dict(zip(self.projection.node_parts, map(widened, parts)))
+        names = self.projection.edge_parts
+        if edge is not None:
+            widths = [part.width for part in names.values()]
+            edge = dict(zip(names, widened(edge).split(widths, -1)))
+        with torch.autocast(parts[0].device.type, enabled=False):
+            cell: CellTensors = self.gates(node, edge, line_graph)
+            if self.explain and self._edge_mask is not None:
+                mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
+                source, transition = mask_states(
+                    cell.source, cell.transition, mask, line_graph, columns
+                )
+                cell = cell._replace(source=source, transition=transition)
+            out = self.gates.run(cell, line_graph, form=self.form, backend=self.backend)
+        out = out.flatten(1).unflatten(-1, (self.heads, -1))
+        return Gates(cell.source, cell.transition, cell.mark, cell.direct, line_graph), out
 
     def edge_update(
         self, at_source_j: Tensor, at_target_i: Tensor, edge: OptTensor, line_index: OptTensor
@@ -382,10 +453,12 @@ class PLSTMConv(MessagePassing):
 
     def _watched(self) -> bool:
         """Whether anything wants single messages, so that they must be made."""
+        return self._custom or self.explain or self._has_hooks()
+
+    def _has_hooks(self) -> bool:
+        """Whether a hook waits for messages."""
         return bool(
-            self._custom
-            or self.explain
-            or self._propagate_forward_pre_hooks
+            self._propagate_forward_pre_hooks
             or self._propagate_forward_hooks
             or self._message_forward_pre_hooks
             or self._message_forward_hooks
@@ -394,7 +467,8 @@ class PLSTMConv(MessagePassing):
         )
 
     def __repr__(self) -> str:
+        cell = "" if self.gates is None else f"cell={self.cell!r}, "
         return (
-            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {cell}"
             f"heads={self.heads}, mode={self.mode!r})"
         )

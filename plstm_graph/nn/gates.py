@@ -37,7 +37,7 @@ from torch_geometric.utils import scatter
 
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.norm import widened
-from plstm_graph.ops.inputs import Factored
+from plstm_graph.ops.inputs import Factored, LogGate
 from plstm_graph.ops.junctions import followers
 
 
@@ -140,20 +140,20 @@ def line_logits(t_in: Tensor | None, t_out: Tensor | None, line_index: Tensor) -
 
 
 def mask_states(
-    source: Tensor,
-    transition: Tensor | Factored,
+    source: Tensor | LogGate,
+    transition: Tensor | Factored | LogGate,
     mask: Tensor,
     line_graph: LineGraph,
     columns: int,
-) -> tuple[Tensor, Tensor | Factored]:
+) -> tuple[Tensor | LogGate, Tensor | Factored | LogGate]:
     r"""Scale the state of each edge: all that enters it, new or passed on, is scaled.
 
     .. math::
         m_e C_e = \sum_{l = (e', e)} (m_e T_l)\, C_{e'} + (m_e S_e)\, k v^{\top}
 
     Args:
-        source: [E, H].
-        transition: [L, H], or factors [E, H].
+        source: [E, H, *].
+        transition: [L, H, *], or factors [E, H].
         mask: [M], one entry per column of the input ``edge_index``.
         line_graph: whose ``edge_id`` picks the entries.
         columns: M.
@@ -169,7 +169,16 @@ def mask_states(
             f"expected an edge mask of {columns} entries (one per column of edge_index), got "
             f"{list(mask.shape)}; do not add or remove edges before the layer"
         )
-    mask = mask.index_select(0, line_graph.edge_id).to(source.dtype).unsqueeze(-1)
+    mask = mask.index_select(0, line_graph.edge_id)
     if isinstance(transition, Factored):
-        return source * mask, transition._replace(b=transition.b * mask)
-    return source * mask, transition * mask.index_select(0, line_graph.line_index[1])
+        return scaled(source, mask), transition._replace(b=scaled(transition.b, mask))
+    return scaled(source, mask), scaled(transition, mask.index_select(0, line_graph.line_index[1]))
+
+
+def scaled(gate: Tensor | LogGate, factor: Tensor) -> Tensor | LogGate:
+    """Each row of a gate [E, *] times its factor [E], which of logarithms is at least tiny."""
+    value = gate.log_abs if isinstance(gate, LogGate) else gate
+    factor = factor.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
+    if isinstance(gate, LogGate):
+        return gate._replace(log_abs=value + factor.clamp(min=torch.finfo(value.dtype).tiny).log())
+    return gate * factor

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from plstm_graph.checks import choice, integer, refuse
-from plstm_graph.nn.checks import check_features, check_heads, check_options
+from plstm_graph.nn.cells import cell_mode
+from plstm_graph.nn.cells.grid import GridCell
+from plstm_graph.nn.checks import check_features, check_heads, check_options, check_plstm_alone
 from plstm_graph.nn.grid_gates import ANGLES, GridGates, GridTables, all_directions, grid_tables
 from plstm_graph.nn.norm import HeadRMSNorm, widened
 from plstm_graph.ops import gating_matrix, gating_pays, plstm
@@ -35,11 +38,15 @@ class PLSTMGrid(torch.nn.Module):
     with the inputs :math:`x' = \mathrm{SiLU}(\mathrm{conv}(x))` of query, key and gates, and a
     learned passthrough p.
 
+    With another ``cell``, query, key, value and gates are all made of x', and the orientations are
+    added after each has been read (:mod:`plstm_graph.nn.cells`).
+
     Args:
         channels: C, width of input and output; K = V = channels / heads.
         heads: H.
         ndim: number of axes. Default 2.
-        mode: ``"P"`` or ``"D"``. Default ``"P"``.
+        cell, cell_options, mode: as in :class:`~plstm_graph.nn.PLSTMConv`. Default ``"plstm"``,
+            in mode ``"P"``.
         directions: the orientations, each +1 or -1 for every axis. Default: all 2**ndim.
         angle: of P-mode: ``"softmax"`` as in the paper, or ``"published"`` as in its program,
             two-dimensional. Default ``"softmax"``.
@@ -69,7 +76,9 @@ class PLSTMGrid(torch.nn.Module):
         heads: int,
         *,
         ndim: int = 2,
-        mode: str = "P",
+        cell: str = "plstm",
+        cell_options: Mapping[str, Any] | None = None,
+        mode: str | None = None,
         directions: Sequence[Sequence[int]] | None = None,
         angle: str = "softmax",
         conv: int = 0,
@@ -85,7 +94,6 @@ class PLSTMGrid(torch.nn.Module):
         check_heads("channels", channels, heads)
         check_options(
             ndim=ndim,
-            mode=mode,
             causal=causal,
             passthrough=passthrough,
             gate_weights=gate_weights,
@@ -93,7 +101,11 @@ class PLSTMGrid(torch.nn.Module):
             bias=bias,
             backend=backend,
         )
-        choice("form", form, (*form_names(), "gating"))
+        mode = cell_mode(cell, mode)
+        if cell != "plstm":
+            options = {"angle": angle, "gate_weights": gate_weights, "gate_std": gate_std}
+            check_plstm_alone(cell, **options)
+        choice("form", form, (*form_names(), "gating")[: None if cell == "plstm" else -1])
         if choice("angle", angle, ANGLES) == "published" and ndim != 2:
             refuse("angle", "'published' with ndim=2", f"ndim={ndim}", "use angle='softmax'")
         if integer("conv", conv, 0) and (conv % 2 == 0 or ndim > 3):
@@ -103,14 +115,20 @@ class PLSTMGrid(torch.nn.Module):
             )
         if causal and ndim != 1:
             raise ValueError(f"expected causal with one axis, got ndim={ndim}")
-        self.channels, self.heads, self.ndim, self.mode = channels, heads, ndim, mode
+        self.channels, self.heads, self.ndim = channels, heads, ndim
+        self.cell, self.mode = cell, mode
         self.directions = _check_directions(directions, ndim)
         self.causal, self.form, self.backend = causal, form, backend
-        self.lin_query_key = torch.nn.Linear(channels, 2 * channels, bias=bias)
-        self.lin_value = torch.nn.Linear(channels, channels, bias=bias)
-        self.gates = GridGates(
-            channels, heads, ndim, len(self.directions), mode, angle, gate_weights, gate_std
-        )
+        orientations = len(self.directions)
+        if cell == "plstm":
+            self.lin_query_key = torch.nn.Linear(channels, 2 * channels, bias=bias)
+            self.lin_value = torch.nn.Linear(channels, channels, bias=bias)
+            self.gates = GridGates(
+                channels, heads, ndim, orientations, mode, angle, gate_weights, gate_std
+            )
+        else:
+            self.lin_query_key = self.lin_value = None
+            self.gates = GridCell(channels, heads, orientations, cell, mode, cell_options, bias)
         self.conv = None
         if conv:
             self.conv = CONVS[ndim](channels, channels, conv, groups=channels, bias=bias)
@@ -135,6 +153,9 @@ class PLSTMGrid(torch.nn.Module):
         inner = self._inner(x).flatten(1, -2)
         if not len(x):  # the operators want a head
             return self.lin_out(inner).view(x.shape)
+        if self.cell != "plstm":
+            h, dtype = self.gates(inner, tables, form=self.form, backend=self.backend)
+            return self._out(h, inner, dtype).view(x.shape)
         value = self.lin_value(x).flatten(1, -2)
         query, key = self.lin_query_key(inner).chunk(2, -1)
         gates = self.gates(inner, tables)
@@ -144,13 +165,21 @@ class PLSTMGrid(torch.nn.Module):
             widened(y).unflatten(-1, (self.heads, -1)) for y in (query, key, value)
         )
         with torch.autocast(x.device.type, enabled=False):
-            h = self.norm(self._propagate(query, key, value, gates, tables)).flatten(2).to(dtype)
+            h = self._propagate(query, key, value, gates, tables)
+        return self._out(h, inner, dtype).view(x.shape)
+
+    def _out(self, h: Tensor, inner: Tensor, dtype: torch.dtype) -> Tensor:
+        """Heads [B, N, H, V] -> [B, N, C], where the projections are of a dtype."""
+        with torch.autocast(h.device.type, enabled=False):
+            h = self.norm(h).flatten(2).to(dtype)
         if self.passthrough is not None:
             h = h + self.passthrough * inner
-        return self.lin_out(h).view(x.shape)
+        return self.lin_out(h)
 
     def gating(self, x: Tensor) -> Tensor:
         """The gating matrices of x [B, *shape, C], all orientations summed: [B, H, N, N]."""
+        if self.cell != "plstm":
+            refuse("cell", "'plstm', which has gating matrices", repr(self.cell))
         tables = grid_tables(self._check_x(x), self.directions, self.mode, str(x.device))
         gates = self.gates(self._inner(x).flatten(1, -2), tables)
         return self._gating(gates, tables).unflatten(0, (x.size(0), self.heads))
@@ -216,8 +245,9 @@ class PLSTMGrid(torch.nn.Module):
         return sum(parts).transpose(0, 1)
 
     def __repr__(self) -> str:
+        cell = "" if self.cell == "plstm" else f"cell={self.cell!r}, "
         return (
-            f"{type(self).__name__}({self.channels}, heads={self.heads}, ndim={self.ndim}, "
+            f"{type(self).__name__}({self.channels}, {cell}heads={self.heads}, ndim={self.ndim}, "
             f"mode={self.mode!r})"
         )
 

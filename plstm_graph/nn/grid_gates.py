@@ -65,7 +65,7 @@ def grid_tables(
     Args:
         shape: nodes along each axis.
         directions: the orientations, +1 or -1 for each axis.
-        mode: ``"P"`` or ``"D"``.
+        mode: ``"D"`` for the grid's own multitree, others for all line edges.
         device: where the tensors are.
     """
     if not torch.compiler.is_compiling() or static(shape):
@@ -88,7 +88,7 @@ def _tables(
     shape: tuple[int, ...], directions: tuple[tuple[int, ...], ...], mode: str, device: str
 ) -> GridTables:
     n = len(shape)
-    turns = "all" if mode == "P" else "diffusive"
+    turns = "diffusive" if mode == "D" else "all"
     line_graph = grid_line_graph(*shape, turns=turns, device=device)
     node = torch.arange(line_graph.num_nodes, device=device).view(shape)
     views = torch.stack(
@@ -103,7 +103,7 @@ def _tables(
         orientation = torch.arange(len(directions), device=device)[:, None]
         return (views[:, at] * kinds + kind) * len(directions) + orientation
 
-    if mode == "P":
+    if mode != "D":
         transition = rows(src[e_out], axis[e_out], n)
         mark = rows(dst, 0, 1)
     else:

@@ -14,6 +14,7 @@ from plstm_graph.checks import instance, resolve, text
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.block import Local, Norm, PLSTMBlock
+from plstm_graph.nn.cells import cell_mode
 from plstm_graph.nn.checks import (
     check_batch_vector,
     check_edge_attr,
@@ -66,7 +67,8 @@ class PLSTM(torch.nn.Module):
         edge_dim: width of the edge features, -1 for lazy, ``None`` for none. Default ``None``.
         readout: ``None`` for node outputs; ``"mean"``, ``"sum"``, ``"max"``, any other
             aggregation of PyG by name or object for graph outputs. Default ``None``.
-        modes: the mode of each layer, a pattern that is repeated. Default ``"PD"``.
+        modes: the mode of each layer, a pattern that is repeated. Default ``"PD"``; with another
+            ``cell`` its default mode.
         directions: the direction of all layers, see :class:`PLSTMConv`: ``"auto"``,
             ``"two_way"``, ``"forward"`` or ``"reverse"``; a pattern of their first letters that is
             repeated, such as ``"tf"``; or ``"alternate"``, a whole pattern of modes forward and the
@@ -110,7 +112,7 @@ class PLSTM(torch.nn.Module):
         heads: int = 4,
         edge_dim: int | None = None,
         readout: str | Aggregation | None = None,
-        modes: str = "PD",
+        modes: str | None = None,
         directions: str = "auto",
         node_encoder: torch.nn.Module | None = None,
         edge_encoder: torch.nn.Module | None = None,
@@ -137,7 +139,10 @@ class PLSTM(torch.nn.Module):
             head_layers=head_layers,
             orientation=orientation,
         )
-        check_modes(modes)
+        cell = kwargs.get("cell", "plstm")
+        if modes is None:
+            modes = "PD" if cell == "plstm" else cell_mode(cell, None)
+        check_modes(modes, cell)
         for name, module in (("node_encoder", node_encoder), ("edge_encoder", edge_encoder)):
             instance(name, module, (torch.nn.Module, NoneType), "a module or None")
         if isinstance(local, torch.nn.Module) and num_layers > 1:
@@ -147,6 +152,7 @@ class PLSTM(torch.nn.Module):
             )
         C = hidden_channels
         self.in_channels, self.hidden_channels, self.out_channels = in_channels, C, out_channels
+        self.cell = cell
         self.modes, self.directions, self.orientation = modes, directions, orientation
         self.node_encoder = LazyLinear(in_channels, C) if node_encoder is None else node_encoder
         if edge_encoder is None and edge_dim is not None:
@@ -284,7 +290,8 @@ class PLSTM(torch.nn.Module):
         return self.readout(wide, batch, dim_size=batch_size).to(x.dtype)
 
     def __repr__(self) -> str:
+        cell = "" if self.cell == "plstm" else f"cell={self.cell!r}, "
         return (
             f"{type(self).__name__}({self.in_channels}, {self.hidden_channels}, "
-            f"{self.out_channels}, num_layers={len(self.blocks)}, modes={self.modes!r})"
+            f"{self.out_channels}, {cell}num_layers={len(self.blocks)}, modes={self.modes!r})"
         )

@@ -6,9 +6,9 @@ and the node parts of all gates, and the edge features once with the edge parts.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +16,6 @@ from torch_geometric.nn.dense.linear import Linear, is_uninitialized_parameter
 
 #: Where the Transition of a line edge (u -> v) -> (v -> w) reads node features.
 TRANSITION_NODES = ("junction", "start", "all")  # v; u (as published); u, v and w
-
-#: Smallest and largest bias of the Transition over the heads, for ``init="open"``; that of the
-#: second factor, where it has two.
-OPEN_BIAS, FACTOR_BIAS = (0.5, 3.0), 1.5
-#: Biases of ``init="grid"``: an almost lossless memory that is written and read little.
-GRID_BIAS = {"source": -4.0, "mark": -4.0, "direct": -6.0, "transition": 5.0}
 
 
 class LazyLinear(Linear):
@@ -83,6 +77,30 @@ class PartLinear(LazyLinear):
         self.rows: dict[str, slice] = rows
 
 
+class Part(NamedTuple):
+    """One of the maps of the input that a cell wants.
+
+    Attributes:
+        name: of the part.
+        width: its columns.
+        fan: of a gate, how often node and edge features stand in the concatenation that the gate is
+            a linear map of: they bound its initial entries. ``None`` for a map of its own, which
+            starts as a PyTorch ``Linear``.
+        weight, bias: how they start, functions that fill a tensor in place. Default: uniform.
+    """
+
+    name: str
+    width: int
+    fan: tuple[int, int] | None = None
+    weight: Callable[[Tensor], Any] | None = None
+    bias: Callable[[Tensor], Any] | None = None
+
+
+def spread(tensor: Tensor, low: float, high: float) -> None:
+    """Fill from ``low`` to ``high``."""
+    tensor.copy_(torch.linspace(low, high, tensor.numel()).view(tensor.shape))
+
+
 def _start_if_known(projection: "Projection", _: Any) -> None:
     """After loading: what was not loaded is drawn, once all widths are known."""
     if not projection._started and not projection.lazy:
@@ -90,53 +108,40 @@ def _start_if_known(projection: "Projection", _: Any) -> None:
 
 
 class Projection(torch.nn.Module):
-    """Query, key, value and the parts of the gates.
+    """All maps of the node features and of the edge features: those of queries, keys, values and
+    of the parts of the gates.
 
     Each map is initialised as the PyTorch ``Linear`` that it is, or is a part of: the bound of a
     gate's entries, ``1 / sqrt(fan)``, counts the width of the whole concatenation.
 
     Args:
         in_channels: width of x, -1 for lazy.
-        channels: width of query, key and value, all heads.
-        heads: H.
         edge_dim: width of the edge features, -1 for lazy, ``None`` for none.
-        transition_node: one of ``TRANSITION_NODES``, or ``"factored"``: the Transition is a product
-            of two gates, the first of which ends at the junction.
-        bias: of all maps.
-        init: ``"open"``, ``"graph"`` or ``"grid"``, see :class:`plstm_graph.nn.PLSTMConv`.
+        node_parts: maps of the node features, in runs that :meth:`forward` returns side by side.
+        edge_parts: maps of the edge features, which have no bias of their own.
+        bias: of the maps of node features.
     """
 
     def __init__(
         self,
         in_channels: int,
-        channels: int,
-        heads: int,
         edge_dim: int | None,
-        transition_node: str,
+        node_parts: Sequence[Sequence[Part]],
+        edge_parts: Sequence[Part],
         bias: bool,
-        init: str,
     ) -> None:
         super().__init__()
-        self.transition_node = transition_node
-        self.init = init
-        self.heads = heads
-        # Two runs of columns are gathered by edges: what they read at their source, and at
-        # their target. The junction is the source of e_out, the start the source of e_in.
-        at_source, at_target = ["source", "transition"], ["mark"]
-        if transition_node == "all":
-            at_source.insert(1, "transition_start")
-        if transition_node in ("all", "factored"):
-            at_target.append("transition_end")
-        C, H = channels, heads
-        self.split = [C, C, C, H, H * len(at_source), H * len(at_target)]
-        parts = [("query", C), ("key", C), ("value", C)]
-        parts += [(name, H) for name in ("direct", *at_source, *at_target)]
-        self.lin_node = PartLinear(in_channels, parts, bias=bias)
+        #: The parts by name, and the widths of the runs of node parts.
+        self.node_parts = {part.name: part for run in node_parts for part in run}
+        self.edge_parts = {part.name: part for part in edge_parts}
+        self.split = [sum(part.width for part in run) for run in node_parts]
+        sizes = [(part.name, part.width) for part in self.node_parts.values()]
+        self.lin_node = PartLinear(in_channels, sizes, bias=bias)
         if edge_dim is None:
             self.register_module("lin_edge", None)
         else:
-            names = ("source", "mark", "transition_in", "transition_out")
-            self.lin_edge = PartLinear(edge_dim, [(name, H) for name in names], bias=False)
+            sizes = [(part.name, part.width) for part in edge_parts]
+            self.lin_edge = PartLinear(edge_dim, sizes, bias=False)
         self._started = False
         self.register_load_state_dict_post_hook(_start_if_known)
 
@@ -173,30 +178,17 @@ class Projection(torch.nn.Module):
     @torch.no_grad()
     def _reset_gates(self) -> None:
         node, edge = self.lin_node.in_channels, self.edge_dim or 0
-        ends = 3 if self.transition_node == "all" else 1
-        for lin in (self.lin_node, self.lin_edge):
+        for lin, parts in ((self.lin_node, self.node_parts), (self.lin_edge, self.edge_parts)):
             for name, rows in () if lin is None else lin.rows.items():
-                if name in ("query", "key", "value"):
+                part = parts[name]
+                if part.fan is None:
                     continue
-                if self.init == "grid":
-                    bound, bias = 0.0, GRID_BIAS.get(name, 0.0)
-                else:
-                    fan = {"direct": node, "source": node + edge, "mark": node + edge}
-                    bound, bias = 1 / math.sqrt(fan.get(name, ends * node + 2 * edge)), None
-                lin.weight[rows].uniform_(-bound, bound)
-                if lin.bias is not None and bias is None:
-                    lin.bias[rows].uniform_(-bound, bound)
-                elif lin.bias is not None:
-                    lin.bias[rows].fill_(bias)
-                if self.init == "open" and lin.bias is not None:
-                    if self.transition_node == "factored" and name == "transition":
-                        lin.bias[rows].fill_(FACTOR_BIAS)
-                    elif name == (
-                        "transition_end" if self.transition_node == "factored" else "transition"
-                    ):
-                        lin.bias[rows].copy_(torch.linspace(*OPEN_BIAS, self.heads))
-                    elif name.startswith("transition"):  # the same logit's, with "all"
-                        lin.bias[rows].zero_()
+                bound = 1 / math.sqrt(part.fan[0] * node + part.fan[1] * edge)
+                for tensor, start in ((lin.weight, part.weight), (lin.bias, part.bias)):
+                    if tensor is not None:
+                        tensor[rows].uniform_(-bound, bound)
+                    if tensor is not None and start is not None:
+                        start(tensor[rows])
 
     def forward(
         self, x: Tensor, edge_attr: Tensor | None, edge_id: Tensor | None
@@ -209,9 +201,8 @@ class Projection(torch.nn.Module):
             edge_id: [E] the row of ``edge_attr`` that each edge reads; ``None`` for all, in order.
 
         Returns:
-            query, key, value [N, channels], direct [N, H]; what edges read at their source
-            [N, 2H] (Source, Transition; with ``"all"`` [N, 3H]) and at their target [N, H]
-            (Mark; with ``"all"`` and ``"factored"`` [N, 2H]); edge parts [E, 4H] or ``None``.
+            The runs of node parts [N, width], then the edge parts [E, width] side by side, or
+            ``None``.
         """
         node = self.lin_node(x).split(self.split, -1)
         if self.lin_edge is None:

@@ -32,6 +32,8 @@ PARTS = {
 
 def _maps(conv: PLSTMConv) -> dict[str, Any]:
     instance("conv", conv, PLSTMConv, "a PLSTMConv", "PLSTMConv.paper builds one")
+    if conv.cell != "plstm":
+        refuse("conv", "with cell='plstm', as the published layer", f"cell={conv.cell!r}")
     if conv.projection.lazy:
         raise ValueError(
             "expected conv as an initialised layer, got a lazy one; run it once before"

@@ -23,7 +23,7 @@ class PLSTMSequence(torch.nn.Module):
         heads: H.
         bidirectional: also run from the end to the start, with gates of its own. Otherwise no
             output depends on a later input. Default ``False``.
-        **kwargs: of :class:`PLSTMGrid`: ``mode``, ``conv``, ``passthrough``, ``form``, ...
+        **kwargs: of :class:`PLSTMGrid`: ``cell``, ``mode``, ``conv``, ``passthrough``, ...
 
     Shapes:
         - **input, output:** x [B, length, C], any length
@@ -53,7 +53,8 @@ class PLSTMSequence(torch.nn.Module):
 
     def __repr__(self) -> str:
         grid = self.grid
+        cell = "" if grid.cell == "plstm" else f"cell={grid.cell!r}, "
         return (
-            f"{type(self).__name__}({grid.channels}, heads={grid.heads}, "
+            f"{type(self).__name__}({grid.channels}, {cell}heads={grid.heads}, "
             f"bidirectional={self.bidirectional})"
         )

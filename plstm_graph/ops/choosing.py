@@ -21,6 +21,7 @@ from plstm_graph.ops.cost import cheapest, is_chosen
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.junctions import followers
 from plstm_graph.ops.lowering import as_seen_by, unavailable
+from plstm_graph.ops.schedule import level_schedule
 
 
 def prepare(
@@ -60,6 +61,7 @@ def prepare(
             few = directed.num_line_edges <= levels.MAX_LINE_EDGES
             if few:
                 directed.line_index, directed.line_node  # noqa: B018
+                level_schedule(directed)  # for stabilizers and scans
             if directed.is_complete:
                 followers(directed)
             for factored, dtype in product((False, True), (torch.float32, torch.float64)):

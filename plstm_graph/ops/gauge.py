@@ -23,6 +23,7 @@ Where nothing arrives (all gates are zero) m is 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,6 @@ from torch import Tensor
 
 from plstm_graph.checks import choice, refuse
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.tracing import transformed
 from plstm_graph.ops import native
 from plstm_graph.ops.inputs import LogGate
 from plstm_graph.ops.schedule import LevelSchedule, level_schedule
@@ -86,29 +86,19 @@ def gauge(
     logs = [gate.log_abs.to(dtype) for gate in gates]
     tables = list(level_schedule(line_graph)), line_graph.line_index, line_graph.edge_index
 
-    def call(*logs: Tensor) -> tuple[Tensor, ...]:
-        return _gauge(*logs, kind, *tables)
-
-    if transformed() and not torch.compiler.is_compiling():
-        *gated, m_edge, m_node = Transformed.apply(call, _derivative, *logs)
+    if torch.compiler.is_compiling():
+        *gated, m_edge, m_node = _gauge(*logs, kind, *tables)
     else:
-        *gated, m_edge, m_node = call(*logs)
+        call = partial(_forward, kind=kind, tables=tables)
+        *gated, m_edge, m_node = Transformed.apply(call, _derivative, *logs)
     signed = [x if gate.sign is None else x * gate.sign.to(dtype) for x, gate in zip(gated, gates)]
     return Gauged(*signed), m_edge.detach(), m_node.detach()
 
 
-@torch.library.custom_op("plstm_graph::gauge", mutates_args=())
-def _gauge(
-    source: Tensor,
-    transition: Tensor,
-    mark: Tensor,
-    direct: Tensor,
-    kind: str,
-    schedule: Sequence[Tensor],
-    line_index: Tensor,
-    edge_index: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _forward(*logs: Tensor, kind: str, tables: tuple) -> tuple[Tensor, ...]:
     """The new gates without signs, m_e and m_n."""
+    source, transition, mark, direct = logs
+    schedule, line_index, edge_index = tables
     plan = LevelSchedule(*schedule)
     (e_in, e_out), dst = line_index, edge_index[1]
     largest = transition if transition.dim() == 2 else transition.amax(2)
@@ -138,6 +128,22 @@ def _gauge(
             m_node,
         ]
     return *(x.exp_() for x in new[:4]), *new[4:]
+
+
+@torch.library.custom_op("plstm_graph::gauge", mutates_args=())
+def _gauge(
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    kind: str,
+    schedule: Sequence[Tensor],
+    line_index: Tensor,
+    edge_index: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What ``torch.compile`` sees of :func:`_forward`."""
+    tables = schedule, line_index, edge_index
+    return _forward(source, transition, mark, direct, kind=kind, tables=tables)
 
 
 @_gauge.register_fake

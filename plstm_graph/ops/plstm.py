@@ -38,9 +38,9 @@ class Options(NamedTuple):
     return_state: Tensor | None = None
 
     @property
-    def needs_tables(self) -> bool:
-        """Whether something must be built that a tracer cannot see."""
-        return any(x is not None for x in (self.stabilizer, self.initial, self.return_state))
+    def ports(self) -> bool:
+        """Whether states come in or go out."""
+        return self.initial is not None or self.return_state is not None
 
 
 def plstm(
@@ -138,7 +138,7 @@ def _run(
         if options.normalizer in COUNTING:
             ones = inputs.value.new_ones(*inputs.value.shape[:-1], 1)
             inputs = inputs._replace(value=torch.cat([inputs.value, ones], -1))
-        if options.initial is not None or options.return_state is not None:
+        if options.ports:
             inputs, ports = _with_ports(inputs, options, line_graph, scale)
             line_graph, own_query, scale = ports.line_graph, own_query * scale, 1.0
         if options.stabilizer is not None:
@@ -241,7 +241,9 @@ def _is_prepared(
     inputs: Inputs, options: Options, line_graph: LineGraph, scale: float, form: str, backend: str
 ) -> bool:
     """Whether all that :func:`_run` needs of the line graph is there."""
-    if form == "naive" or options.needs_tables:
+    if form == "naive" or options.ports:
+        return False
+    if options.stabilizer is not None and not line_graph.has_plan("level_schedule"):
         return False
     inputs = general(inputs, line_graph)
     if inputs.factored and not line_graph.has_plan("is_complete"):

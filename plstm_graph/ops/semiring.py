@@ -28,10 +28,8 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.tracing import transformed
 from plstm_graph.ops import native
-from plstm_graph.ops.scan import _dag_scan, ends
-from plstm_graph.ops.scan import _transformed as transformed_scan
+from plstm_graph.ops.scan import _dag_scan, ends, levelwise_dag_scan
 from plstm_graph.ops.schedule import LevelSchedule, level_schedule
 from plstm_graph.ops.transforms import Transformed, map_one_by_one
 
@@ -121,6 +119,12 @@ def _gradients(
     return a * own, torch.linalg.vecdot(a.index_select(0, e_out), share)
 
 
+def _forward(x: Tensor, transition: Tensor, semiring: str, schedule: LevelSchedule) -> Tensor:
+    c = x.index_select(0, schedule.order)
+    semiring_scan_(c, transition, schedule, semiring)
+    return c.index_select(0, schedule.position)
+
+
 @torch.library.custom_op("plstm_graph::semiring_scan", mutates_args=())
 def _semiring_scan(
     x: Tensor,
@@ -129,12 +133,9 @@ def _semiring_scan(
     forward: Sequence[Tensor],
     backward: Sequence[Tensor],
 ) -> Tensor:
-    """``forward`` and ``backward`` are the schedules of the line graph and of its reverse; the
-    second may be empty where no derivative is asked for."""
-    schedule = LevelSchedule(*forward)
-    c = x.index_select(0, schedule.order)
-    semiring_scan_(c, transition, schedule, semiring)
-    return c.index_select(0, schedule.position)
+    """What ``torch.compile`` sees. ``forward`` and ``backward`` are the schedules of the line graph
+    and of its reverse."""
+    return _forward(x, transition, semiring, LevelSchedule(*forward))
 
 
 @_semiring_scan.register_fake
@@ -160,23 +161,6 @@ _semiring_scan.register_autograd(_backward, setup_context=_setup_context)
 map_one_by_one(_semiring_scan)
 
 
-def _transformed(
-    x: Tensor, transition: Tensor, semiring: str, forward: LevelSchedule, backward: LevelSchedule
-) -> Tensor:
-    """The operator where ``torch.func`` transforms the caller."""
-
-    def adjoint(grad: Tensor, share: Tensor) -> Tensor:
-        return transformed_scan(grad, share, backward, forward)
-
-    def derivative(tensors: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor]):
-        return _gradients((*tensors, *outputs), grads[0], semiring, forward, backward, adjoint)
-
-    def call(x: Tensor, transition: Tensor) -> Tensor:
-        return _semiring_scan(x, transition, semiring, list(forward), list(backward))
-
-    return Transformed.apply(call, derivative, x, transition)
-
-
 def semiring_scan(x: Tensor, transition: Tensor, line_graph: LineGraph, semiring: str) -> Tensor:
     """The scan of the module, all edges of a level at once.
 
@@ -190,9 +174,20 @@ def semiring_scan(x: Tensor, transition: Tensor, line_graph: LineGraph, semiring
         c [E, H, W].
     """
     forward = level_schedule(line_graph)
-    if transformed() and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         backward = level_schedule(line_graph.reverse())
-        return _transformed(x, transition, semiring, forward, backward)
-    derived = torch.is_grad_enabled() and (x.requires_grad or transition.requires_grad)
-    backward = list(level_schedule(line_graph.reverse())) if derived else []
-    return _semiring_scan(x, transition, semiring, list(forward), backward)
+        return _semiring_scan(x, transition, semiring, list(forward), list(backward))
+
+    def call(x: Tensor, transition: Tensor) -> Tensor:
+        return _forward(x, transition, semiring, forward)
+
+    def derivative(tensors: Sequence[Tensor], outputs: Sequence[Tensor], grads: Sequence[Tensor]):
+        reverse = line_graph.reverse()
+
+        def adjoint(grad: Tensor, share: Tensor) -> Tensor:
+            return levelwise_dag_scan(grad, share, reverse)
+
+        schedules = forward, level_schedule(reverse)
+        return _gradients((*tensors, *outputs), grads[0], semiring, *schedules, adjoint)
+
+    return Transformed.apply(call, derivative, x, transition)

@@ -10,7 +10,7 @@ from torch_geometric.data import Batch, Data
 
 from datasets import InputError, na
 from experiments import dags, resuming
-from experiments.dag_models import NAMES, READOUTS, DagConfig, DagLSTM, DagNet, match_budget
+from experiments.dag_models import NAMES, READOUTS, DagConfig, DagNet, match_budget
 from experiments.dag_training import DagModule, GraphBatches
 from experiments.models import count_parameters
 from plstm_graph import LineGraph, to_line_graphs
@@ -48,32 +48,6 @@ def graphs():
 
 def config(name, readout="output", **more):
     return DagConfig(name, na.KINDS, 8, 3, heads=2, readout=readout, **more)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_lstm_is_its_definition(graphs, reverse):
-    torch.manual_seed(0)
-    batch, layer = Batch.from_data_list(graphs), DagLSTM(8).double()
-    line_graph = LineGraph.from_data(batch)
-    line_graph = line_graph.reverse() if reverse else line_graph
-    x = torch.randn(batch.num_nodes, 8, dtype=torch.float64)
-    out = layer(x, DagLSTM.prepare(line_graph))
-
-    src, dst = line_graph.edge_index.tolist()
-    states = {}
-    while len(states) < len(x):
-        for node in range(len(x)):
-            before = [s for s, d in zip(src, dst) if d == node]
-            if node in states or any(p not in states for p in before):
-                continue
-            i, o, u, f_in = layer.input(x[node]).chunk(4)
-            total = sum((states[p][0] for p in before), torch.zeros(8, dtype=torch.float64))
-            i, o, u = (a + b for a, b in zip((i, o, u), layer.state(total).chunk(3)))
-            c = i.sigmoid() * u.tanh()
-            for p in before:
-                c = c + (f_in + layer.forget(states[p][0])).sigmoid() * states[p][1]
-            states[node] = (o.sigmoid() * c.tanh(), c)
-    torch.testing.assert_close(out, torch.stack([states[n][0] for n in range(len(x))]))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,7 +13,7 @@ from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTMConv
 from plstm_graph.nn.norm import HeadRMSNorm, log_rms, mean_square
-from plstm_graph.ops.forms.naive import naive_plstm
+from plstm_graph.ops import plstm
 from plstm_graph.transforms import ToLineGraph
 from tests.nn.conftest import EDGES, edges_of, features, line_graph_of, output
 
@@ -24,7 +24,7 @@ def by_definition(conv, x, graph, gates):
         part.unflatten(-1, (conv.heads, -1)) for part in proj.lin_node(x).split(proj.split, -1)[:3]
     )
     source, transition, mark, direct, _ = gates
-    h = naive_plstm(q, k, v, source, transition, mark, direct, graph, scale=conv.scale)
+    h = plstm(q, k, v, source, transition, mark, direct, graph, scale=conv.scale, form="naive")
     return output(conv, h)
 
 

@@ -36,14 +36,20 @@ def dense_plstm(query, key, value, source, transition, mark, direct, line_graph,
     return h
 
 
+def derivatives(out, arguments):
+    """The output, and the gradients of the arguments for one cotangent."""
+    cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    grads = torch.autograd.grad(
+        out, arguments, cotangent, materialize_grads=True, allow_unused=True
+    )
+    return out.detach(), *grads
+
+
 def compare(got, want, arguments, rtol):
-    """Values and all gradients, relative to the largest expected entry."""
-    cotangent = torch.linspace(-1, 1, want.numel(), dtype=want.dtype).view_as(want)
-    grads = [
-        torch.autograd.grad(out, arguments, cotangent, materialize_grads=True, allow_unused=True)
-        for out in (got, want)
-    ]
-    for a, b in zip((got.detach(), *grads[0]), (want.detach(), *grads[1])):
+    """Values and all gradients, relative to the largest expected entry; ``want`` is an output, or
+    what :func:`derivatives` makes of it."""
+    want = derivatives(want, arguments) if isinstance(want, torch.Tensor) else want
+    for a, b in zip(derivatives(got, arguments), want):
         assert a.shape == b.shape
         if b.numel():
             assert float((a - b).abs().max()) <= rtol * max(1.0, float(b.abs().max()))

@@ -29,6 +29,7 @@ static void large_pages(void *start, int64_t bytes) {
 #include "walk.c"
 #include "dense.c"
 #include "nodes.c"
+#include "sweep.c"
 #undef REAL
 #undef NAME
 
@@ -41,5 +42,6 @@ static void large_pages(void *start, int64_t bytes) {
 #include "walk.c"
 #include "dense.c"
 #include "nodes.c"
+#include "sweep.c"
 #undef REAL
 #undef NAME
