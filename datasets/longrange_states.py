@@ -10,12 +10,12 @@ from torch_geometric.data import Data
 from datasets.longrange_directed import NONE, Range, before, shuffled_graph, size_of
 from datasets.longrange_graphs import Rng
 
-VARIABLES, VALUES = 4, 8
+VARIABLES, VALUES = 8, 8
 WRITE, READ = 0, 1
 #: Nodes follow up to FLOW_MOST of FLOW_WINDOW nodes before them.
-FLOW_WINDOW, FLOW_MOST = 4, 2
+FLOW_WINDOW, FLOW_MOST = 3, 2
 #: Share of reads among the nodes that can be one.
-READS = 0.6
+READS = 0.4
 ZERO, ONE, NOT, AND, OR, XOR = range(6)
 #: Predecessors of a gate come from so many nodes before it.
 CIRCUIT_WINDOW = 8

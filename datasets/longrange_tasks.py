@@ -28,7 +28,7 @@ from datasets.longrange_recall import (
     recall_graphs,
 )
 from datasets.longrange_states import VALUES as WRITTEN
-from datasets.longrange_states import XOR, circuit_graphs, dataflow_graphs
+from datasets.longrange_states import VARIABLES, XOR, circuit_graphs, dataflow_graphs
 from datasets.longrange_words import (
     MODULUS,
     OPERATORS,
@@ -79,9 +79,9 @@ S3, S5 = len(elements(3)), len(elements(5))
 TASKS = {
     "parity": Task(parity_graphs, 2, 2, **WORDS),
     "mod_arith": Task(arithmetic_graphs, MODULUS, MODULUS + len(OPERATORS), **WORDS),
-    "words_s3": Task(partial(word_graphs, degree=3), S3, S3, **WORDS),
-    "words_s5": Task(partial(word_graphs, degree=5), S5, len(token_elements(5)), **WORDS),
-    "words_s3_tree": Task(tree_word_graphs, S3, S3, (3, 20), (21, 40)),
+    "words_s3": Task(partial(word_graphs, degree=3), S3, 1 + S3, **WORDS),
+    "words_s5": Task(partial(word_graphs, degree=5), S5, 1 + len(token_elements(5)), **WORDS),
+    "words_s3_tree": Task(tree_word_graphs, S3, 1 + S3, (3, 20), (21, 40)),
     "words_s3_flat": Task(flat_graphs, S3, 1 + S3, (4, 20), (21, 40), edge_codes=S3),
     "words_s3_flat_nodes": Task(
         partial(flat_graphs, at_nodes=True), S3, 1 + 2 * S3, (4, 20), (21, 40)
@@ -92,7 +92,7 @@ TASKS = {
         compression_graphs, LETTERS, LETTERS + 1, (LENGTH, LENGTH), (LENGTH, LENGTH),
         positions=LENGTH + 1,
     ),
-    "dataflow": Task(dataflow_graphs, WRITTEN, 1 + WRITTEN, (8, 40), (41, 80)),
+    "dataflow": Task(dataflow_graphs, WRITTEN, max(VARIABLES, 1 + WRITTEN), (8, 40), (41, 80)),
     "circuits": Task(circuit_graphs, 2, 1 + XOR, (8, 40), (41, 80)),
 }  # fmt: skip
 

@@ -5,6 +5,8 @@ way to permute states a model can only count or average, so it fails beyond the 
 "DeltaProduct" (arXiv 2502.10297) and "Structured Linear CDEs" (arXiv 2505.17761) compare linear
 recurrent networks so on paths.
 
+A word begins with a node of its own code (one more than those of its tokens) and without a class:
+the state must start somewhere, and a linear recurrence starts at zero, which no permutation moves.
 S_n has its permutations in lexicographic order, the identity first, and (a b)(i) = a(b(i)).
 """
 
@@ -104,17 +106,17 @@ def arithmetic_graphs(rng: Rng, count: int, sizes: Range) -> list[Data]:
 def word_graphs(rng: Rng, count: int, sizes: Range, degree: int) -> list[Data]:
     """Paths of elements of S_n; the class of a node is the product of all up to it, in order.
 
-    Tokens are all 6 elements of S_3, and S5_TOKENS of S_5.
+    Tokens are all 6 elements of S_3, and S5_TOKENS of S_5; ``sizes`` counts them.
     """
     table, tokens = product_table(degree), token_elements(degree)
     graphs = []
     for _ in range(count):
         codes = rng.integers(0, len(tokens), size_of(rng, sizes))
-        product, classes = 0, []
+        product, classes = 0, [NONE]
         for element in tokens[codes].tolist():
             product = table[product, element]
             classes.append(product)
-        graphs.append(path_graph(codes, classes))
+        graphs.append(path_graph(np.append(len(tokens), codes), classes))
     return graphs
 
 
@@ -126,7 +128,8 @@ def token_elements(degree: int) -> np.ndarray:
 
 
 def tree_word_graphs(rng: Rng, count: int, sizes: Range) -> list[Data]:
-    """Rooted trees, edges away from the root, an element of S_3 at each node.
+    """Rooted trees, edges away from the root, an element of S_3 at each node but the root, where
+    the words start.
 
     The class of a node is the product of the elements from the root to it, in order.
     """
@@ -135,12 +138,13 @@ def tree_word_graphs(rng: Rng, count: int, sizes: Range) -> list[Data]:
     for _ in range(count):
         nodes = size_of(rng, sizes)
         codes = rng.integers(0, len(table), nodes)
-        edges, classes = [], [int(codes[0])]
+        codes[0] = len(table)
+        edges, products = [], [0]
         for node in range(1, nodes):
             (parent,) = before(rng, node, TREE_WINDOW, 1)
             edges.append((parent, node))
-            classes.append(int(table[classes[parent], codes[node]]))
-        graphs.append(shuffled_graph(rng, codes, edges, classes))
+            products.append(int(table[products[parent], codes[node]]))
+        graphs.append(shuffled_graph(rng, codes, edges, [NONE, *products[1:]]))
     return graphs
 
 

@@ -43,11 +43,11 @@ def test_selective_copy():
 
 
 def test_compression():
-    for graph in compression_graphs(rng(2), 20, (32, 32)):
+    for graph in compression_graphs(rng(2), 20, (16, 16)):
         codes = tokens_of(graph)
-        assert codes[-1] == 16 and max(codes[:-1]) < 16 and len(codes) == 33
+        assert codes[-1] == 16 and max(codes[:-1]) < 16 and len(codes) == 17
         assert graph.class_y.tolist() == [*codes[:-1], -1]
-        assert graph.root_index.tolist() == [32] and graph.position.tolist() == list(range(33))
+        assert graph.root_index.tolist() == [16] and graph.position.tolist() == list(range(17))
 
 
 def last_writes(g, codes, node, variable):
@@ -73,7 +73,7 @@ def test_dataflow_has_one_reaching_definition():
         codes = graph.x.long().tolist()
         for node, wanted in enumerate(graph.class_y.tolist()):
             op, variable, value = codes[node]
-            assert variable < 4 and (op == 1) == (wanted >= 0) == (value == 0)
+            assert variable < 8 and (op == 1) == (wanted >= 0) == (value == 0)
             if op == 1:
                 ((write, found),) = last_writes(g, codes, node, variable)
                 assert write is not None and found == wanted
@@ -148,7 +148,8 @@ def test_sizes_of_train_and_test_do_not_overlap(name):
             codes = graph.x[:, 0]
             return graph.num_nodes // 3 if name == "recall" else int((codes < 7).sum())
     else:
-        extra = {"selective_copy": 8, "compression": 1}.get(name, 0)
+        extra = {"selective_copy": 8, **dict.fromkeys(("compression", "words_s3", "words_s5"), 1)}
+        extra = extra.get(name, 0)
 
         def size(graph):
             return graph.num_nodes - extra

@@ -75,12 +75,13 @@ def test_words_are_products_of_matrices(degree):
     every = elements(degree)
     tokens = S5_TOKENS if degree == 5 else every
     for graph in word_graphs(rng(1), 40, (3, 30), degree):
-        codes = tokens_of(graph)
-        for node in range(graph.num_nodes):
+        start, *codes = tokens_of(graph)
+        assert start == len(tokens) and graph.class_y[0] == -1 and 3 <= len(codes) <= 30
+        for length in range(1, len(codes) + 1):
             product = np.eye(degree)
-            for code in codes[: node + 1]:
+            for code in codes[:length]:
                 product = product @ columns(tokens[code])
-            assert (columns(every[graph.class_y[node]]) == product).all()
+            assert (columns(every[graph.class_y[length]]) == product).all()
 
 
 def test_parity():
@@ -113,9 +114,10 @@ def test_tree_words_are_products_along_the_path_from_the_root():
         g = nx.DiGraph(graph.edge_index.T.tolist())
         assert nx.is_arborescence(g) and len(g) == graph.num_nodes
         (root,) = (node for node, degree in g.in_degree if degree == 0)
-        for node in g:
+        assert graph.x[root, 0] == 6 and graph.class_y[root] == -1
+        for node in set(g) - {root}:
             product = np.eye(3)
-            for step in nx.shortest_path(g, root, node):
+            for step in nx.shortest_path(g, root, node)[1:]:
                 product = product @ columns(every[int(graph.x[step, 0])])
             assert (columns(every[graph.class_y[node]]) == product).all()
         deep.append(nx.dag_longest_path_length(g) / len(g))
