@@ -13,6 +13,7 @@ from torch_geometric.nn import MLP, MaxAggregation
 from datasets.base import InputError
 from datasets.longrange import LongRange
 from experiments.baselines import EDGELESS, GLOBAL, LOCAL, LocalGNN, LocalLayer
+from experiments.longrange.nonlinear import NONLINEAR, NonlinearStack
 from experiments.models import ModelConfig, closest_width, count_parameters
 from experiments.readout import SumMean
 from plstm_graph import LineGraph
@@ -113,8 +114,13 @@ class LongRangeNet(nn.Module):
         if self.both_ways:
             columns.append(2)  # along, against
         more["edge_encoder"] = CodeEncoder(columns, width) if columns else None
-        if self.uses_line_graph:
-            more |= {"node_encoder": encoder, "head_layers": 1, **(config.options or {})}
+        options = dict(config.options or {})
+        if options.get("cell") in NONLINEAR:
+            del more["readout"]
+            more |= {"directed": signature.directed, "node_encoder": encoder, **options}
+            self.core = NonlinearStack(more.pop("cell"), width, layers, **more)
+        elif self.uses_line_graph:
+            more |= {"node_encoder": encoder, "head_layers": 1, **options}
             if config.local is not None:
                 more["local"] = lambda channels, edge_dim: LocalLayer(
                     with_edges(config.local, edge_dim is not None), channels, config.heads,

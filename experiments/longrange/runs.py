@@ -17,7 +17,7 @@ and writes to select_ROW_SET.json. One model predicts all targets of a set. What
 values at the epoch of the best validation score, see :class:`.training.Scores`.
 
 The directed sets of :mod:`datasets.longrange_tasks` tell the cells of configs/cells apart: models
-of two layers and 40,000 parameters, 60 epochs of 8,000 graphs.
+of two layers and 40,000 parameters, 30 epochs of 8,000 graphs.
 
 A run writes its results after each epoch, and its checkpoint: the same command goes on where it was
 stopped, and leaves finished runs alone. Processes with other rows, sets or seeds may run at once.
@@ -50,7 +50,7 @@ PROTOCOLS = {
     "transfer": {"epochs": 200, "batch_size": 32},
     "barbell": {"epochs": 100, "batch_size": 32},
     "tree": {"epochs": 50, "batch_size": 128},
-    "cells": {"epochs": 60, "batch_size": 64, "select_epochs": 10, "parameters": 40_000},
+    "cells": {"epochs": 30, "batch_size": 64, "select_epochs": 6, "parameters": 40_000},
 }
 #: What the other kinds have in common.
 SHARED = {"select_epochs": 5, "parameters": 60_000}
@@ -97,7 +97,8 @@ def train(
         heads: heads of pLSTM and GPS.
         dropout: dropout.
         local: layer beside each layer of pLSTM, one of ``baselines.LOCAL``; null for none.
-        options: further arguments of :class:`plstm_graph.nn.PLSTM`.
+        options: further arguments of :class:`plstm_graph.nn.PLSTM`; ``cell`` may also be one of
+            ``nonlinear.NONLINEAR``.
         orientation: of pLSTM's DAGs; random and random_bfs are sampled for every batch.
         average: with these two: orientations over which predictions are averaged.
         loss: mse, or log_mse for the logarithm of each target's mean squared error.
