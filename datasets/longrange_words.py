@@ -174,7 +174,7 @@ def flat_graphs(rng: Rng, count: int, sizes: Range, at_nodes: bool = False) -> l
                 codes[node], classes[node] = 1 + phi[node], NONE
             else:
                 edges += [(p, node) for p in before(rng, node, FLAT_WINDOW, FLAT_MOST)]
-        src, dst = np.array(edges).reshape(-1, 2).T
+        src, dst = np.array(edges, int).reshape(-1, 2).T  # there may be none
         steps = table[phi[dst], inverse[phi[src]]]
         if not at_nodes:
             graphs.append(shuffled_graph(rng, codes, edges, classes, steps))

@@ -190,12 +190,14 @@ def both_directions(edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Tenso
 
 
 def match_budget(config: ModelConfig, signature: Signature, budget: int) -> ModelConfig:
-    """The config with the width, a multiple of its heads, whose size is closest to ``budget``."""
+    """The config with the width, a multiple of its heads and of the states that share a head,
+    whose size is closest to ``budget``."""
 
     def size(width: int) -> int:
         return count_parameters(LongRangeNet(replace(config, hidden=width), signature))
 
-    return replace(config, hidden=closest_width(size, budget, config.heads))
+    states = (config.options or {}).get("cell_options", {}).get("states", 1)
+    return replace(config, hidden=closest_width(size, budget, config.heads * states))
 
 
 def mean_outputs(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

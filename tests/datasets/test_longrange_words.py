@@ -159,3 +159,11 @@ def test_flat_connections_agree_along_all_paths(at_nodes):
                         product = columns(every[g.edges[edge]["step"]]) @ product
                     assert (columns(every[wanted]) == product).all()
     assert roots > 45  # several sources in some of the 40 graphs
+
+
+@pytest.mark.parametrize("at_nodes", [False, True])
+def test_flat_graphs_of_sources_alone(at_nodes):
+    graphs = flat_graphs(rng(6), 4000, (4, 4), at_nodes)
+    empty = [graph for graph in graphs if graph.num_edges == 0]
+    assert empty and all((graph.class_y == -1).all() for graph in empty)
+    assert all((graph.class_y >= 0).any() for graph in graphs if graph.num_edges)
