@@ -64,7 +64,7 @@ def test_rows_are_those_of_the_tables():
 
 
 @pytest.mark.parametrize("path", EVERY)
-@pytest.mark.parametrize("name", ["words_s3", "words_s3_flat", "compression", "gpp"])
+@pytest.mark.parametrize("name", ["words_s3_flat", "compression", "gpp"])
 def test_every_cell_runs(path, name, tmp_path):
     more = ["--lr", "1e-3", "--epochs", "1", "--data-root", str(tmp_path)]
     (result,) = run(tmp_path, *more, name=name, config=path)
@@ -74,10 +74,9 @@ def test_every_cell_runs(path, name, tmp_path):
 
 
 @pytest.mark.parametrize("path", EVERY)
-@pytest.mark.parametrize("name", ["words_s5", "words_s3_flat_nodes"])
-def test_one_budget(path, name):
+def test_one_budget(path):
     row = yaml.safe_load(path.read_text())
-    signature = Signature.of(sets.load(name, sizes=(2, 1, 1)))
+    signature = Signature.of(sets.load("words_s5", sizes=(2, 1, 1)))
     config = ModelConfig(
         row["model"], 0, row["layers"], row.get("heads", 4), options=row["options"]
     )
@@ -86,7 +85,7 @@ def test_one_budget(path, name):
 
 
 @pytest.mark.parametrize("row", BASELINES)
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["mod_arith", "words_s3_flat", "compression", "dataflow"])
 def test_other_rows_run(row, name, tmp_path):
     config = FOLDER / f"{row}.yaml"
     (result,) = run(tmp_path, "--lr", "1e-3", "--epochs", "1", name=name, config=config)
