@@ -16,7 +16,8 @@ from experiments.longrange import report as tables
 from experiments.longrange.fitting import monitor
 from experiments.longrange.models import LongRangeNet, Signature, match_budget
 from experiments.longrange.nonlinear import NONLINEAR
-from experiments.longrange.training import LongRangeModule, Scores, collater, evaluated
+from experiments.longrange.scores import Scores
+from experiments.longrange.training import LongRangeModule, collater, evaluated
 from experiments.models import ModelConfig, count_parameters
 from plstm_graph import nn
 from plstm_graph.nn import PLSTMConv
@@ -152,6 +153,10 @@ def test_scores_by_hand(tmp_path):
         torch.logsumexp(row, 0) - row[i] for row, i in zip(logits[[0, 2, 3, 4]], (0, 1, 1, 0))
     ]
     assert found["score"] == pytest.approx(float(sum(wanted)) / 4)
+    nothing = Batch(class_y=torch.tensor([-1]), batch=torch.tensor([0]))
+    nothing._num_graphs = 1
+    scores.update({"node_class": logits[:1]}, nothing)
+    assert scores.compute() == found
     data = sets.load("parity", sizes=(2, 1, 1))
     assert monitor(data) == ("valid_score", "min") and evaluated(data) == ["valid", "test", "long"]
     assert monitor(sets.load("tree_2")) == ("train_accuracy", "max")
