@@ -11,7 +11,7 @@ from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 
 from plstm_graph import PLSTM, LineGraph, PLSTMBlock, PLSTMConv, PLSTMGrid, grid_line_graph
 from plstm_graph.nn.cells import CELL_NAMES, CELLS, cell_modes, make_cell
-from plstm_graph.nn.cells.base import outflow
+from plstm_graph.nn.cells.gated import outflow
 from plstm_graph.nn.cells.softmax import joint_softmax
 from plstm_graph.ops.inputs import LogGate
 from plstm_graph.testing import check_equivariance

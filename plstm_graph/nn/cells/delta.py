@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from plstm_graph.checks import flag
-from plstm_graph.nn.cells.base import CellTensors, GatedCell
+from plstm_graph.nn.cells.base import CellTensors
+from plstm_graph.nn.cells.gated import GatedCell
 from plstm_graph.nn.cells.reflections import seen_through, unit_silu
 from plstm_graph.nn.projection import Part
 from plstm_graph.ops.inputs import Reflections

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
 from plstm_graph.checks import integer, real
-from plstm_graph.nn.cells.base import CellTensors, GatedCell
+from plstm_graph.nn.cells.base import CellTensors
+from plstm_graph.nn.cells.gated import GatedCell
 from plstm_graph.nn.projection import Part
 
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plstm_graph.nn.cells.base import CellTensors, GatedCell
+from plstm_graph.nn.cells.base import CellTensors
+from plstm_graph.nn.cells.gated import GatedCell
 from plstm_graph.nn.projection import Part
 
 #: The step sizes that the biases start at, and the smallest of them.

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plstm_graph.checks import choice
-from plstm_graph.nn.cells.base import CellTensors, GatedCell
+from plstm_graph.nn.cells.base import CellTensors
+from plstm_graph.nn.cells.gated import GatedCell
 from plstm_graph.nn.projection import Part, spread
 from plstm_graph.ops.inputs import LogGate
 

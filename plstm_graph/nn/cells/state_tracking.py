@@ -9,7 +9,8 @@ from torch import Tensor
 
 from plstm_graph.checks import integer, refuse
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.nn.cells.base import Cell, CellTensors, outflow
+from plstm_graph.nn.cells.base import Cell, CellTensors
+from plstm_graph.nn.cells.gated import outflow
 from plstm_graph.nn.projection import Part
 
 #: Slope of the tanh of the singular values.
