@@ -55,6 +55,10 @@ from plstm_graph.ops.inputs import Inputs
 TILE_ELEMENTS, MOST_ELEMENTS = 1 << 18, 1 << 28
 #: A tile of V (backward of K) has some multiple of so many columns, and up to so many: see walk.c.
 STEP, MAX_TILE = 8, 32
+#: In cells.c, which keeps more at hand.
+CELL_TILE = 24
+#: Numbers of the kinds of transitions in cells.c.
+KINDS = {"line": 0, "diagonal": 1, "block": 3}
 
 
 class EdgeWalk(NamedTuple):
@@ -182,10 +186,7 @@ def readable(inputs: Inputs, scale: float) -> list[Tensor]:
     query, key and value may be columns of one product."""
     query, *rest = inputs.tensors
     tensors = [query if scale == 1 else query * scale, *rest]
-    return [
-        x if i < 3 and x.stride()[1:] == (x.size(2), 1) else x.contiguous()
-        for i, x in enumerate(tensors)
-    ]
+    return [x if i < 3 and x[:1].is_contiguous() else x.contiguous() for i, x in enumerate(tensors)]
 
 
 def strides(tensors: Sequence[Tensor]) -> list[int]:
@@ -201,7 +202,7 @@ def unavailable(problem: Problem) -> str | None:
     return None if reason is None else f"its kernels are not there ({reason}); use form='auto'"
 
 
-def _tile(longest: int, rows: int, columns: int, buffers: int = 1) -> int:
+def _tile(longest: int, rows: int, columns: int, buffers: int = 1, largest: int = MAX_TILE) -> int:
     """Columns of a tile of states [rows, columns]: as many as leave all states of a part in the
     cache. Where not even the narrowest do, the widest: then a state is one stretch of memory, and
     an edge is come to least often, as far as the memory for all states is bounded."""
@@ -209,13 +210,14 @@ def _tile(longest: int, rows: int, columns: int, buffers: int = 1) -> int:
     if longest * rows * STEP > room:
         room = MOST_ELEMENTS // buffers
     most = room // max(1, longest * rows) // STEP * STEP
-    most = min(MAX_TILE, max(STEP, most))
+    most = min(largest, max(STEP, most))
     return -(-columns // -(-columns // most) // STEP) * STEP  # as few as that many tiles need
 
 
 class Walk(Form):
     name = "walk"
-    kinds = ("line", "factored")
+    kinds = ("line", "factored", "diagonal", "block")
+    updates = True
     plan_size = len(EdgeWalk._fields)
 
     def unavailable(self, problem: Problem) -> str | None:
@@ -243,10 +245,8 @@ class Walk(Form):
         return list((node_walk if problem.kind == "factored" else edge_walk)(problem.line_graph))
 
     def forward(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> tuple[Tensor, None]:
-        out = inputs.value.new_empty(inputs.value.shape)
-        shape = inputs.query.size(2), inputs.value.size(2)
-        tensors = readable(inputs, scale)
-        _run("forward", tensors, plan, shape, (1, 2), *tensors, out)
+        out = inputs.value.new_empty(inputs.out_shape)
+        _run("forward", inputs, readable(inputs, scale), plan, (), (out,))
         return out, None
 
     def backward(
@@ -254,37 +254,77 @@ class Walk(Form):
     ) -> list[Tensor]:
         tensors = readable(inputs, scale)
         grads = [x.new_empty(x.shape) for x in tensors]
-        for of_edges in grads[3:-1]:
-            of_edges.zero_()  # they are added to, tile by tile
-        shape = inputs.value.size(2), inputs.query.size(2)
-        _run("backward", tensors, plan, shape, (2, 4), grad.contiguous(), *tensors, *grads)
+        first = 6 + inputs.factored  # direct, the last of nodes
+        for added in grads[3:first] + grads[first + 1 :]:
+            added.zero_()  # they are added to, tile by tile
+        _run("backward", inputs, tensors, plan, (grad.contiguous(),), grads)
         return grads if scale == 1 else [grads[0].mul_(scale), *grads[1:]]
 
 
 def _run(
     name: str,
+    inputs: Inputs,
     tensors: Sequence[Tensor],
     plan: Sequence[Tensor],
-    shape: tuple[int, int],
-    buffers: tuple[int, int],
-    *arguments: Tensor,
+    grad: Sequence[Tensor],
+    results: Sequence[Tensor],
 ) -> None:
-    """Call a kernel that makes states of a shape, tiles of its columns, in some buffers: of edges,
-    or of nodes where the transitions are factored."""
+    """Calls the kernel of the kind of transitions, with the tensors of the inputs and the results.
+
+    The states that it makes, in some buffers, are of edges, or of nodes where the transitions are
+    factored. Their tiles are columns of V, in walk.c and nodes.c backward of K.
+    """
+    if inputs.kind == "block" or inputs.update is not None:
+        return _run_cells(name, inputs, tensors, plan, grad, results)
     _, heads, k = tensors[0].shape
     v = tensors[2].size(2)
-    if len(tensors) == 7:
-        walk = EdgeWalk(*plan)
-        name, longest, flags, tables = "walk_" + name, int(walk.longest[0]), [], walk[2:-1]
-        count, flags = buffers[0], [int(walk.reversed)]
-    else:
+    shape = (k, v) if name == "forward" else (v, k)
+    count = 1 if name == "forward" else 2
+    if inputs.factored:
         walk = NodeWalk(*plan)
         name, longest, tables = "nodes_" + name, int(walk.longest), walk[2:]
-        count = buffers[1] if walk.two_way else buffers[1] // 2
+        count = 2 * count if walk.two_way else count
         flags = [int(walk.two_way), longest]
+    else:
+        walk = EdgeWalk(*plan)
+        name, longest, tables = "walk_" + name, int(walk.longest[0]), walk[2:-1]
+        flags = [int(inputs.kind == "diagonal"), int(walk.reversed)]
     tile = _tile(longest, *shape, count)
     native.run(
         name, tensors[0].dtype, (walk.node_ptr.numel() - 1) * heads,
         count * longest * shape[0] * tile,
-        *arguments, heads, k, v, tile, *strides(tensors), *flags, *tables,
+        *grad, *tensors, *results, heads, k, v, tile, *strides(tensors), *flags, *tables,
+    )  # fmt: skip
+
+
+def _run_cells(
+    name: str,
+    inputs: Inputs,
+    tensors: Sequence[Tensor],
+    plan: Sequence[Tensor],
+    grad: Sequence[Tensor],
+    results: Sequence[Tensor],
+) -> None:
+    """The kernels for block transitions and for reflections (cells.c)."""
+    walk = EdgeWalk(*plan)
+    longest = int(walk.longest[0])
+    _, heads, k = tensors[0].shape
+    v = tensors[2].size(-1)
+    sizes = [*inputs.source.shape[2:], *inputs.mark.shape[3:]] or [1, 1, 1]  # J_S, J, J_M
+    j, r = sizes[1], 0
+    if inputs.update is None:
+        nothing = tensors[0].new_empty(0)
+        tensors = [*tensors, nothing, nothing, nothing]
+        results = results if name == "forward" else [*results, nothing, nothing, nothing]
+    else:
+        r = inputs.update.key.size(2)
+    count = 1 if name == "forward" else 2
+    tile = _tile(longest, j * k, v, count, CELL_TILE)
+    # States, errors of reflections, three vectors of columns, blocks, rows of eight to be added.
+    errors = j * r * tile * (1 if name == "forward" else longest)
+    work = count * longest * j * k * tile + errors + 3 * j * tile + 16 * j + 24 * (k + 7)
+    native.run(
+        "cells_" + name, tensors[0].dtype, (walk.node_ptr.numel() - 1) * heads, work,
+        *grad, *tensors, *results, heads, k, v, tile, *strides(tensors), KINDS[inputs.kind],
+        j, sizes[0], sizes[2], r, longest, int(walk.reversed), *walk[2:-1],
     )  # fmt: skip

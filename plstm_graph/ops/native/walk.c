@@ -6,8 +6,15 @@
  * is in registers. Elements of states never mix, so the states of all edges of a part are made for
  * W columns at a time, the last ones filled up with zeros. W is a constant in all inner loops,
  * which the compiler unrolls. Forward, states are [K, W], columns of V. Backward, they are [V, W],
- * columns of K: then two of the three gradients of nodes are sums over rows.
+ * columns of K: then two of the three gradients of nodes are sums over rows. A diagonal transition,
+ * which multiplies the rows of the state [K, V], has a number for each row forward, and for each
+ * column backward, where its gradient is a sum over rows.
  */
+
+/* What a line edge's transition is: one number, or one for each row or column of a state. */
+#define NUMBER 0
+#define ROWS 1
+#define COLUMNS 2
 
 #define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline)) /* compilers take long over large functions */
@@ -67,50 +74,114 @@ typedef struct {
     NAME(lines) into, from;
     const int64_t *edge, *src, *dst;
     int64_t edges, heads, K, V, reversed, c, w;
+    int64_t step; /* from one line edge's transition to the next */
 } NAME(unit);
+
+/* a x, n < 8 numbers, filled up with zeros; in registers, as to load what was stored number by
+ * number takes long. */
+APART NAME(eight) NAME(some)(REAL a, const REAL *x, int64_t n) {
+    switch (n) {
+        case 1: return (NAME(eight)){a * x[0]};
+        case 2: return (NAME(eight)){a * x[0], a * x[1]};
+        case 3: return (NAME(eight)){a * x[0], a * x[1], a * x[2]};
+        case 4: return (NAME(eight)){a * x[0], a * x[1], a * x[2], a * x[3]};
+        case 5: return (NAME(eight)){a * x[0], a * x[1], a * x[2], a * x[3], a * x[4]};
+        case 6: return (NAME(eight)){a * x[0], a * x[1], a * x[2], a * x[3], a * x[4], a * x[5]};
+        case 7:
+            return (NAME(eight)){a * x[0], a * x[1], a * x[2], a * x[3],
+                                 a * x[4], a * x[5], a * x[6]};
+        default: return (NAME(eight)){0};
+    }
+}
 
 /* Columns [c, c + w) of a row, times a, filled up with zeros. */
 INLINE void NAME(load)(NAME(eight) *to, REAL a, const REAL *row, int64_t c, int64_t w, int64_t W) {
-    REAL *x = (REAL *)to;
-    if (w == W)
-        EACH(j) to[j] = a * NAME(get)(row + c + 8 * j);
-    else
-        for (int64_t j = 0; j < W; j++) x[j] = j < w ? a * row[c + j] : 0;
+    EACH(j) {
+        if (w == W || 8 * j + 8 <= w)
+            to[j] = a * NAME(get)(row + c + 8 * j);
+        else
+            to[j] = NAME(some)(a, row + c + 8 * j, w - 8 * j);
+    }
 }
 
 /* Columns [c, c + w) of a row += a x. */
 INLINE void NAME(add)(REAL *row, REAL a, const NAME(eight) *x, int64_t c, int64_t w, int64_t W) {
     if (w == W)
         EACH(j) *(NAME(eight) *)(row + c + 8 * j) += a * x[j];
-    else
-        for (int64_t j = 0; j < w; j++) row[c + j] += a * ((const REAL *)x)[j];
+    else {
+        int64_t whole = w / 8;
+        EACH(j) if (j < whole) *(NAME(eight) *)(row + c + 8 * j) += a * x[j];
+        for (int64_t j = 8 * whole; j < w; j++) row[c + j] += a * ((const REAL *)x)[j];
+    }
 }
 
 /* What all line edges of place i but the first two bring; their gradients, state . other, are added
  * to d_transition, if given. */
-APART void NAME(others)(REAL *states, int64_t i, const NAME(lines) *lines, const REAL *transition,
-                        int64_t heads, const REAL *state, REAL *d_transition, int64_t size) {
+APART void NAME(others)(const NAME(unit) *u, REAL *states, int64_t i, const NAME(lines) *lines,
+                        const REAL *state, REAL *d_transition, int64_t size) {
     memset(states + i * size, 0, size * sizeof(REAL));
     for (int64_t l = lines->ptr[i] + 2; l < lines->ptr[i + 1]; l++) {
         const REAL *other = states + (lines->other[l] - lines->start) * size;
-        NAME(axpy)(states + i * size, transition[lines->line[l] * heads], other, size);
+        NAME(axpy)(states + i * size, u->transition[lines->line[l] * u->step], other, size);
         if (d_transition)
-            d_transition[lines->line[l] * heads] += NAME(dot)(state, other, size);
+            d_transition[lines->line[l] * u->step] += NAME(dot)(state, other, size);
+    }
+}
+
+/* The same for diagonal transitions. */
+INLINE void NAME(diagonal_others)(const NAME(unit) *u, REAL *states, int64_t i,
+                                  const NAME(lines) *lines, const REAL *state, REAL *d_transition,
+                                  int64_t rows, int kind, int64_t W) {
+    REAL *to = states + i * rows * W;
+    memset(to, 0, rows * W * sizeof(REAL));
+    for (int64_t l = lines->ptr[i] + 2; l < lines->ptr[i + 1]; l++) {
+        const REAL *other = states + (lines->other[l] - lines->start) * rows * W;
+        const REAL *t = u->transition + lines->line[l] * u->step;
+        REAL *dt = d_transition ? d_transition + lines->line[l] * u->step : 0;
+        NAME(eight) a[4], sum[4] = {0};
+        if (kind == COLUMNS) NAME(load)(a, 1, t, u->c, u->w, W);
+        for (int64_t r = 0; r < rows; r++) {
+            NAME(eight) row = {0};
+            EACH(j) {
+                int64_t at = r * W + 8 * j;
+                NAME(eight) y = NAME(get)(other + at);
+                if (kind == COLUMNS)
+                    *(NAME(eight) *)(to + at) += a[j] * y;
+                else
+                    *(NAME(eight) *)(to + at) += t[r] * y;
+                if (state && kind == COLUMNS) sum[j] += NAME(get)(state + at) * y;
+                if (state && kind == ROWS) row += NAME(get)(state + at) * y;
+            }
+            if (state && kind == ROWS) dt[r] += NAME(sum)(row);
+        }
+        if (state && kind == COLUMNS) NAME(add)(dt, 1, sum, u->c, u->w, W);
     }
 }
 
 /* The number of line edges of place i; transitions t and states from of the first two. What the
  * others bring is written to its row. */
-INLINE int64_t NAME(gather)(REAL *states, int64_t i, const NAME(lines) *lines,
-                            const REAL *transition, int64_t heads, REAL *t, const REAL **from,
-                            const REAL *state, REAL *d_transition, int64_t size) {
+INLINE int64_t NAME(gather)(const NAME(unit) *u, REAL *states, int64_t i, const NAME(lines) *lines,
+                            const REAL **t, const REAL **from, const REAL *state,
+                            REAL *d_transition, int64_t rows, int kind, int64_t W) {
     int64_t first = lines->ptr[i], n = lines->ptr[i + 1] - first;
     for (int64_t m = 0; m < n && m < 2; m++) {
-        t[m] = transition[lines->line[first + m] * heads];
-        from[m] = states + (lines->other[first + m] - lines->start) * size;
+        t[m] = u->transition + lines->line[first + m] * u->step;
+        from[m] = states + (lines->other[first + m] - lines->start) * rows * W;
     }
-    if (n > 2) NAME(others)(states, i, lines, transition, heads, state, d_transition, size);
+    if (n > 2 && kind == NUMBER)
+        NAME(others)(u, states, i, lines, state, d_transition, rows * W);
+    else if (n > 2)
+        NAME(diagonal_others)(u, states, i, lines, state, d_transition, rows, kind, W);
     return n;
+}
+
+/* What n transitions are in registers: numbers a, or vectors of columns. */
+INLINE void NAME(transitions)(const NAME(unit) *u, const REAL **t, REAL *a,
+                              NAME(eight) (*columns)[4], int kind, int64_t W, int n) {
+    for (int m = 0; m < n && m < 2; m++) {
+        if (kind == NUMBER) a[m] = *t[m];
+        if (kind == COLUMNS) NAME(load)(columns[m], 1, t[m], u->c, u->w, W);
+    }
 }
 
 /* The call with the number n of line edges as a constant: 0, 1, 2, or more. */
@@ -123,36 +194,40 @@ INLINE int64_t NAME(gather)(REAL *states, int64_t i, const NAME(lines) *lines,
     }
 
 /* state = left right^T + sum of t[m] from[m]; sum += query^T state, if there is a query. */
-INLINE void NAME(state)(REAL *state, const REAL *left, const NAME(eight) *right, const REAL *t,
-                        const REAL **from, int reads, const REAL *query, NAME(eight) *sum,
-                        int64_t rows, int64_t W, int n) {
+INLINE void NAME(state)(const NAME(unit) *u, REAL *state, const REAL *left,
+                        const NAME(eight) *right, const REAL **t, const REAL **from, int reads,
+                        const REAL *query, NAME(eight) *sum, int64_t rows, int kind, int64_t W,
+                        int n) {
+    REAL a[2];
+    NAME(eight) columns[2][4];
+    NAME(transitions)(u, t, a, columns, kind, W, n);
     for (int64_t r = 0; r < rows; r++)
         EACH(j) {
             int64_t at = r * W + 8 * j;
             NAME(eight) x = left[r] * right[j];
             if (n > 2) x += NAME(get)(state + at);
-            for (int m = 0; m < n && m < 2; m++) x += t[m] * NAME(get)(from[m] + at);
+            for (int m = 0; m < n && m < 2; m++) {
+                NAME(eight) y = NAME(get)(from[m] + at);
+                x += kind == COLUMNS ? columns[m][j] * y : (kind == ROWS ? t[m][r] : a[m]) * y;
+            }
             *(NAME(eight) *)(state + at) = x;
             if (reads) sum[j] += query[r] * x;
         }
 }
 
-/* All states of a unit, left_src(e) S_e right_src(e)^T and what comes into e; forward they are read,
- * out_dst(e) += M_e C_e^T q_dst(e). */
+/* All states of a unit, left_src(e) S_e right_src(e)^T and what comes into e; forward they are
+ * read, out_dst(e) += M_e C_e^T q_dst(e). */
 INLINE void NAME(states)(const NAME(unit) *u, NAME(nodes) left, NAME(nodes) right, int reads,
-                         int64_t rows, int64_t W) {
-    int64_t size = rows * W;
+                         int64_t rows, int kind, int64_t W) {
     for (int64_t p = 0; p < u->edges; p++) {
         int64_t i = u->reversed ? u->edges - 1 - p : p, e = u->edge[i], gate = e * u->heads;
         int64_t s = u->src[e], d = u->dst[e];
-        const REAL *from[2];
-        REAL t[2];
+        const REAL *t[2], *from[2];
         NAME(eight) x[4], sum[4] = {0};
-        int64_t n = NAME(gather)(u->states, i, &u->into, u->transition, u->heads, t, from, 0, 0,
-                                 size);
+        int64_t n = NAME(gather)(u, u->states, i, &u->into, t, from, 0, 0, rows, kind, W);
         NAME(load)(x, u->source[gate], NAME(of)(right, s), u->c, u->w, W);
-        COUNT(n, state, u->states + i * size, NAME(of)(left, s), x, t, from, reads,
-              NAME(of)(u->query, d), sum, rows, W)
+        COUNT(n, state, u, u->states + i * rows * W, NAME(of)(left, s), x, t, from, reads,
+              NAME(of)(u->query, d), sum, rows, kind, W)
         if (reads)
             NAME(add)(u->out + d * u->heads * u->V, u->mark[gate], sum, u->c, u->w, W);
     }
@@ -160,12 +235,15 @@ INLINE void NAME(states)(const NAME(unit) *u, NAME(nodes) left, NAME(nodes) righ
 
 /* adjoint = grad query^T + sum of t[m] from[m]. What it and the state say, see states_backward in
  * levelwise.py: d_query += grad^T state, d_key += value^T adjoint, d_value += adjoint key,
- * dt[m] = state . from[m]. */
-INLINE void NAME(adjoint)(REAL *adjoint, const REAL *state, const REAL *grad, const REAL *value,
-                          const NAME(eight) *query, const NAME(eight) *key, const REAL *t,
-                          const REAL **from, NAME(eight) *d_query, NAME(eight) *d_key,
-                          REAL *d_value, REAL *dt, int64_t rows, int64_t W, int n) {
-    NAME(eight) dot[2] = {0};
+ * dt[m] += state . from[m], for each column where the transition is diagonal. */
+INLINE void NAME(adjoint)(const NAME(unit) *u, REAL *adjoint, const REAL *state, const REAL *grad,
+                          const REAL *value, const NAME(eight) *query, const NAME(eight) *key,
+                          const REAL **t, const REAL **from, NAME(eight) *d_query,
+                          NAME(eight) *d_key, REAL *d_value, REAL **dt, int64_t rows, int kind,
+                          int64_t W, int n) {
+    REAL a[2];
+    NAME(eight) columns[2][4], dot[2][4] = {0};
+    NAME(transitions)(u, t, a, columns, kind, W, n);
     for (int64_t r = 0; r < rows; r++) {
         NAME(eight) for_value = {0};
         REAL g = grad[r], v = value[r];
@@ -175,8 +253,8 @@ INLINE void NAME(adjoint)(REAL *adjoint, const REAL *state, const REAL *grad, co
             if (n > 2) x += NAME(get)(adjoint + at);
             for (int m = 0; m < n && m < 2; m++) {
                 NAME(eight) y = NAME(get)(from[m] + at);
-                x += t[m] * y;
-                dot[m] += c * y;
+                x += kind == COLUMNS ? columns[m][j] * y : a[m] * y;
+                dot[m][kind == COLUMNS ? j : 0] += c * y;
             }
             *(NAME(eight) *)(adjoint + at) = x;
             d_query[j] += g * c;
@@ -185,27 +263,30 @@ INLINE void NAME(adjoint)(REAL *adjoint, const REAL *state, const REAL *grad, co
         }
         d_value[r] += NAME(sum)(for_value);
     }
-    for (int m = 0; m < n && m < 2; m++) dt[m] = NAME(sum)(dot[m]);
+    for (int m = 0; m < n && m < 2; m++)
+        if (kind == COLUMNS)
+            NAME(add)(dt[m], 1, dot[m], u->c, u->w, W);
+        else
+            *dt[m] += NAME(sum)(dot[m][0]);
 }
 
 /* All adjoint states [V, W] of a unit whose states are there, and their terms of the gradients. */
-INLINE void NAME(adjoints)(const NAME(unit) *u, int64_t W) {
+INLINE void NAME(adjoints)(const NAME(unit) *u, int kind, int64_t W) {
     int64_t size = u->V * W;
     for (int64_t p = 0; p < u->edges; p++) {
         int64_t i = u->reversed ? p : u->edges - 1 - p, e = u->edge[i];
         int64_t s = u->src[e], d = u->dst[e], gate = e * u->heads;
-        const REAL *q = NAME(of)(u->query, d), *k = NAME(of)(u->key, s), *from[2];
-        REAL t[2], dt[2], *state = u->states + i * size;
+        const REAL *q = NAME(of)(u->query, d), *k = NAME(of)(u->key, s), *t[2], *from[2];
+        REAL *state = u->states + i * size, *dt[2];
         NAME(eight) query[4], key[4], d_query[4] = {0}, d_key[4] = {0};
-        int64_t n = NAME(gather)(u->adjoints, i, &u->from, u->transition, u->heads, t, from, state,
-                                 u->d_transition, size);
+        int64_t n = NAME(gather)(u, u->adjoints, i, &u->from, t, from, state, u->d_transition,
+                                 u->V, kind, W);
+        for (int64_t m = 0; m < n && m < 2; m++) dt[m] = u->d_transition + (t[m] - u->transition);
         NAME(load)(query, u->mark[gate], q, u->c, u->w, W);
         NAME(load)(key, u->source[gate], k, u->c, u->w, W);
-        COUNT(n, adjoint, u->adjoints + i * size, state, NAME(of)(u->grad, d),
+        COUNT(n, adjoint, u, u->adjoints + i * size, state, NAME(of)(u->grad, d),
               NAME(of)(u->value, s), query, key, t, from, d_query, d_key,
-              u->d_value + s * u->heads * u->V, dt, u->V, W)
-        for (int64_t m = 0; m < n && m < 2; m++)
-            u->d_transition[u->from.line[u->from.ptr[i] + m] * u->heads] += dt[m];
+              u->d_value + s * u->heads * u->V, dt, u->V, kind, W)
         u->d_mark[gate] += NAME(dot)(q + u->c, (REAL *)d_query, u->w);
         u->d_source[gate] += NAME(dot)(k + u->c, (REAL *)d_key, u->w);
         NAME(add)(u->d_query + d * u->heads * u->K, u->mark[gate], d_query, u->c, u->w, W);
@@ -214,13 +295,20 @@ INLINE void NAME(adjoints)(const NAME(unit) *u, int64_t W) {
 }
 
 /* A tile of columns, for each W. */
-#define WITH(W)                                          \
-    APART void NAME(forward_##W)(const NAME(unit) *u) {  \
-        NAME(states)(u, u->key, u->value, 1, u->K, W);   \
-    }                                                    \
-    APART void NAME(backward_##W)(const NAME(unit) *u) { \
-        NAME(states)(u, u->value, u->key, 0, u->V, W);   \
-        NAME(adjoints)(u, W);                            \
+#define WITH(W)                                                   \
+    APART void NAME(forward_##W)(const NAME(unit) *u) {           \
+        NAME(states)(u, u->key, u->value, 1, u->K, NUMBER, W);    \
+    }                                                             \
+    APART void NAME(backward_##W)(const NAME(unit) *u) {          \
+        NAME(states)(u, u->value, u->key, 0, u->V, NUMBER, W);    \
+        NAME(adjoints)(u, NUMBER, W);                             \
+    }                                                             \
+    APART void NAME(diagonal_forward_##W)(const NAME(unit) *u) {  \
+        NAME(states)(u, u->key, u->value, 1, u->K, ROWS, W);      \
+    }                                                             \
+    APART void NAME(diagonal_backward_##W)(const NAME(unit) *u) { \
+        NAME(states)(u, u->value, u->key, 0, u->V, COLUMNS, W);   \
+        NAME(adjoints)(u, COLUMNS, W);                            \
     }
 WITH(8)
 WITH(16)
@@ -255,6 +343,19 @@ static NAME(lines) NAME(turned)(NAME(lines) x, int64_t edges, int64_t *room) {
     return (NAME(lines)){ptr, line, other, 0};
 }
 
+#define FETCHED (1 << 18) /* bytes that may be asked for at once */
+
+/* Ask for the rows of `length` numbers that the next units, the heads of a part, read: one would
+ * otherwise wait for each of them, as they stand wherever the batch has them. */
+static void NAME(ask)(const REAL *first, int64_t step, int64_t length, const int64_t *row,
+                        int64_t rows) {
+    int64_t bytes = length * sizeof(REAL);
+    if (bytes * rows > FETCHED) return;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t b = 0; b < bytes; b += 64)
+            __builtin_prefetch((const char *)(first + row[i] * step) + b);
+}
+
 /* Space for turned(), whatever part of the units [first, last) it is for. */
 static int64_t *NAME(room)(int64_t first, int64_t last, int64_t heads, const int64_t *edge_ptr,
                            const int64_t *line_ptr) {
@@ -272,11 +373,12 @@ void NAME(walk_forward)(const REAL *query, const REAL *key, const REAL *value,
                         const REAL *source, const REAL *transition, const REAL *mark,
                         const REAL *direct, REAL *out, REAL *work, int64_t first, int64_t last,
                         int64_t heads, int64_t K, int64_t V, int64_t W, int64_t query_step,
-                        int64_t key_step, int64_t value_step, int64_t reversed,
+                        int64_t key_step, int64_t value_step, int64_t diagonal, int64_t reversed,
                         const int64_t *node_ptr, const int64_t *nodes, const int64_t *edge_ptr,
                         const int64_t *edges, const int64_t *line_ptr, const int64_t *line,
                         const int64_t *next, const int64_t *src, const int64_t *dst) {
     int64_t *room = NAME(room)(first, last, heads, edge_ptr, line_ptr);
+    int64_t each = diagonal ? K : 1;
     NAME(lines) into = {0};
     for (int64_t i = first; i < last; i++) {
         int64_t part = i / heads, h = i % heads, start = edge_ptr[part];
@@ -288,13 +390,20 @@ void NAME(walk_forward)(const REAL *query, const REAL *key, const REAL *value,
         NAME(unit) u = {
             .query = {query + h * K, query_step}, .key = {key + h * K, key_step},
             .value = {value + h * V, value_step}, .source = source + h,
-            .transition = transition + h, .mark = mark + h, .out = out + h * V, .states = work,
-            .into = into, .edge = edges + start, .src = src, .dst = dst, .edges = count,
-            .heads = heads, .K = K, .V = V, .reversed = reversed,
+            .transition = transition + h * each, .mark = mark + h, .out = out + h * V,
+            .states = work, .into = into, .edge = edges + start, .src = src, .dst = dst,
+            .edges = count,
+            .heads = heads, .K = K, .V = V, .reversed = reversed, .step = heads * each,
         };
         NAME(own)(u.out, u.query, u.key, u.value, direct + h, nodes + node_ptr[part],
                   node_ptr[part + 1] - node_ptr[part], heads, K, V);
-        TILES(u, u.edges, V, W, forward)
+        if (diagonal && (i == first || h == 0))
+            NAME(ask)(transition, heads * K, heads * K, line + line_ptr[start],
+                        line_ptr[start + count] - line_ptr[start]);
+        if (diagonal)
+            TILES(u, u.edges, V, W, diagonal_forward)
+        else
+            TILES(u, u.edges, V, W, forward)
     }
     free(room);
 }
@@ -307,11 +416,13 @@ void NAME(walk_backward)(const REAL *grad, const REAL *query, const REAL *key, c
                          REAL *d_source, REAL *d_transition, REAL *d_mark, REAL *d_direct,
                          REAL *work, int64_t first, int64_t last, int64_t heads, int64_t K,
                          int64_t V, int64_t W, int64_t query_step, int64_t key_step,
-                         int64_t value_step, int64_t reversed, const int64_t *node_ptr,
+                         int64_t value_step, int64_t diagonal, int64_t reversed,
+                         const int64_t *node_ptr,
                          const int64_t *nodes, const int64_t *edge_ptr, const int64_t *edges,
                          const int64_t *line_ptr, const int64_t *line, const int64_t *next,
                          const int64_t *src, const int64_t *dst) {
     int64_t *room = NAME(room)(first, last, heads, edge_ptr, line_ptr);
+    int64_t each = diagonal ? K : 1;
     NAME(lines) later = {0}, earlier = {0};
     for (int64_t i = first; i < last; i++) {
         int64_t part = i / heads, h = i % heads, start = edge_ptr[part];
@@ -323,21 +434,28 @@ void NAME(walk_backward)(const REAL *grad, const REAL *query, const REAL *key, c
         NAME(unit) u = {
             .query = {query + h * K, query_step}, .key = {key + h * K, key_step},
             .value = {value + h * V, value_step}, .grad = {grad + h * V, heads * V},
-            .source = source + h, .transition = transition + h, .mark = mark + h,
+            .source = source + h, .transition = transition + h * each, .mark = mark + h,
             .d_query = d_query + h * K, .d_key = d_key + h * K, .d_value = d_value + h * V,
-            .d_source = d_source + h, .d_transition = d_transition + h, .d_mark = d_mark + h,
+            .d_source = d_source + h, .d_transition = d_transition + h * each, .d_mark = d_mark + h,
             .states = work, .adjoints = work + count * V * W,
             .into = reversed ? later : earlier, .from = reversed ? earlier : later,
             .edge = edges + start, .src = src, .dst = dst, .edges = count,
-            .heads = heads, .K = K, .V = V, .reversed = reversed,
+            .heads = heads, .K = K, .V = V, .reversed = reversed, .step = heads * each,
         };
         NAME(own_backward)(u.d_query, u.d_key, u.d_value, d_direct + h, u.grad, u.query, u.key,
                            u.value, direct + h, nodes + node_ptr[part],
                            node_ptr[part + 1] - node_ptr[part], heads, K, V);
-        TILES(u, u.edges, K, W, backward)
+        if (diagonal && (i == first || h == 0)) {
+            int64_t l = line_ptr[start], lines = line_ptr[start + count] - l;
+            NAME(ask)(transition, heads * K, heads * K, line + l, lines);
+            NAME(ask)(d_transition, heads * K, heads * K, line + l, lines);
+        }
+        if (diagonal)
+            TILES(u, u.edges, K, W, diagonal_backward)
+        else
+            TILES(u, u.edges, K, W, backward)
     }
     free(room);
 }
 
-#undef COUNT
 #undef WITH
