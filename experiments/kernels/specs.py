@@ -86,7 +86,8 @@ def dense_specs() -> Iterator[KernelSpec]:
     for dtype in DTYPES:
         for config in (c for configs in dense.CONFIGS.values() for c in configs):
             fixed = {"BLOCK": config.rows, "CHANNELS": config.width, "DTYPE": tl.float32}
-            nvidia, amd = ({"TERMS": dense.terms(config.rows, hip)} for hip in (False, True))
+            half = dtype != "fp32"
+            nvidia, amd = ({"TERMS": dense.terms(config.rows, x, half)} for x in (False, True))
             for kernel in (dense_kernels.dense_forward_kernel, dense_kernels.dense_backward_kernel):
                 yield _spec(
                     kernel, dtype, config, dense.MAX_REGISTERS, fixed | nvidia, narrow=_DENSE,

@@ -134,13 +134,16 @@ def _make_plan(line_graph: LineGraph) -> Plan:
     return Plan(*tables, torch.from_numpy(np.stack([-size, first, count], 1)))
 
 
-def terms(block: int, hip: bool) -> int:
+def terms(block: int, hip: bool, half: bool) -> int:
     """Terms of a product at a time, as found by compiling: with these no register is spilled.
 
     Operands of products on NVIDIA's scalar units stay in registers as a whole, so few at a time;
-    AMD's matrix units take them in pieces, and splitting only costs registers.
+    AMD's matrix units take them in pieces, and splitting only costs registers if query, key and
+    value are not in half precision.
     """
-    return 16 if block == 64 and not hip else 64
+    if block < 64:
+        return 64
+    return (32 if half else 64) if hip else 16
 
 
 def _launch(name: str, tensors: Sequence[Tensor], scale: float, plan: Plan) -> None:
@@ -158,7 +161,7 @@ def _launch(name: str, tensors: Sequence[Tensor], scale: float, plan: Plan) -> N
             kernel[(parts * heads,)](
                 *tensors, *plan[:-1], first, heads, k // ALIGN, v // ALIGN, scale,
                 BLOCK=block, CHANNELS=config.width,
-                TERMS=terms(block, torch.version.hip is not None),
+                TERMS=terms(block, torch.version.hip is not None, query.dtype.itemsize == 2),
                 DTYPE=tl.float64 if wide else tl.float32,
                 num_warps=config.num_warps, num_stages=config.num_stages,
                 **launch_options(query.device, MAX_REGISTERS),
