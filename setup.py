@@ -20,8 +20,9 @@ from setuptools.command.build_ext import build_ext
 NATIVE = Path("plstm_graph/ops/native")
 SOURCES = sorted(str(path) for path in NATIVE.glob("*.c"))
 # -g0, because Python's own flags may ask for debug information; -Wno-psabi, because only static
-# functions pass vectors that are wider than the registers of the level.
-FLAGS = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-g0", "-Wno-psabi"]
+# functions pass vectors that are wider than the registers of the level. With -fno-trapping-math a
+# choice between two numbers is no branch, so that loops with one become vectors.
+FLAGS = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-g0", "-Wno-psabi"]
 # What torch calls AVX2 and AVX512 implies these instructions.
 LEVELS = {"baseline": []}
 if get_platform().endswith(("x86_64", "amd64")):

@@ -11,6 +11,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define SINGLE (sizeof(REAL) == 4)
 #define EACH(c, n) _Pragma("omp simd") for (int64_t c = 0; c < (n); c++)
+#define PUT(y, x) (*(NAME(eight) *)(y) = (x))
 #define SOFTMAX 1 /* the cell; 0 is the child-sum LSTM */
 
 typedef __typeof__(__builtin_choose_expr(SINGLE, (int32_t)0, (int64_t)0)) NAME(sweep_bits);
@@ -18,7 +19,7 @@ typedef __typeof__(__builtin_choose_expr(SINGLE, (int32_t)0, (int64_t)0)) NAME(s
 /* The functions of the C library are calls, one number at a time; these have no branches, so that
  * the compiler makes vectors of the loops over them. */
 
-/* e^x for x <= 0, with 0 for what is below the range: 2^k times the series of the rest, whose
+/* e^x for x <= 0, at least the smallest normal numbers: 2^k times the series of the rest, whose
  * argument is at most log(2) / 2. Adding 1.5 * 2^23 (or 2^52) leaves k in the lowest bits. */
 INLINE REAL NAME(sweep_exp)(REAL x) {
     const REAL low = SINGLE ? -87 : -708, magic = SINGLE ? 12582912. : 6755399441055744.;
@@ -40,7 +41,7 @@ INLINE REAL NAME(sweep_exp)(REAL x) {
     memcpy(&b, &t, sizeof(REAL));
     a += b * ((NAME(sweep_bits))1 << (SINGLE ? 23 : 52));
     memcpy(&p, &a, sizeof(REAL));
-    return x < low ? 0 : p + (x - x); /* not a number stays so */
+    return p + (y - y); /* not a number stays so */
 }
 
 /* log(x) for x >= 1: the exponent and, with m in [sqrt(1/2), sqrt(2)], 2 artanh((m - 1) / (m + 1)).
@@ -71,11 +72,11 @@ INLINE REAL NAME(sweep_log)(REAL x) {
 
 INLINE REAL NAME(sweep_sigmoid)(REAL x) {
     REAL u = NAME(sweep_exp)(x < 0 ? x : -x), y = 1 / (1 + u);
-    return x < 0 ? u * y : y;
+    return y * (x < 0 ? u : 1);
 }
 
 INLINE REAL NAME(sweep_tanh)(REAL x) {
-    REAL u = NAME(sweep_exp)(x < 0 ? 2 * x : -2 * x), y = (1 - u) / (1 + u);
+    REAL u = NAME(sweep_exp)(2 * (x < 0 ? x : -x)), y = (1 - u) / (1 + u);
     return x < 0 ? -y : y;
 }
 
@@ -84,29 +85,36 @@ static void NAME(sweep_product)(REAL *restrict y, const REAL *restrict A, const 
                           int64_t rows, int64_t columns) {
     int64_t c = 0;
     for (; c + 32 <= columns; c += 32) {
-        NAME(eight) a[4] = {0}, b[4] = {0}; /* two: one would wait for itself */
+        /* Sums by name, since arrays would stay in memory; two each: one would wait for itself. */
+        NAME(eight) a = {0}, b = {0}, e = {0}, f = {0}, g = {0}, h = {0}, k = {0}, l = {0};
         int64_t i = 0;
-        for (; i + 2 <= rows; i += 2)
-            for (int64_t j = 0; j < 4; j++) {
-                a[j] += x[i] * NAME(get)(A + i * columns + c + 8 * j);
-                b[j] += x[i + 1] * NAME(get)(A + (i + 1) * columns + c + 8 * j);
-            }
-        for (; i < rows; i++)
-            for (int64_t j = 0; j < 4; j++) a[j] += x[i] * NAME(get)(A + i * columns + c + 8 * j);
-        for (int64_t j = 0; j < 4; j++) {
-            a[j] += b[j];
-            memcpy(y + c + 8 * j, a + j, sizeof(a[j]));
+        for (; i + 2 <= rows; i += 2) {
+            const REAL *row = A + i * columns + c, *next = row + columns, u = x[i], v = x[i + 1];
+            a += u * NAME(get)(row), b += u * NAME(get)(row + 8);
+            e += u * NAME(get)(row + 16), f += u * NAME(get)(row + 24);
+            g += v * NAME(get)(next), h += v * NAME(get)(next + 8);
+            k += v * NAME(get)(next + 16), l += v * NAME(get)(next + 24);
         }
+        if (i < rows) {
+            const REAL *row = A + i * columns + c, u = x[i];
+            a += u * NAME(get)(row), b += u * NAME(get)(row + 8);
+            e += u * NAME(get)(row + 16), f += u * NAME(get)(row + 24);
+        }
+        a += g, b += h, e += k, f += l;
+        PUT(y + c, a), PUT(y + c + 8, b), PUT(y + c + 16, e), PUT(y + c + 24, f);
     }
     for (; c + 8 <= columns; c += 8) {
-        NAME(eight) a[4] = {0};
+        NAME(eight) a = {0}, b = {0}, e = {0}, f = {0};
         int64_t i = 0;
-        for (; i + 4 <= rows; i += 4)
-            for (int64_t j = 0; j < 4; j++)
-                a[j] += x[i + j] * NAME(get)(A + (i + j) * columns + c);
-        for (; i < rows; i++) a[0] += x[i] * NAME(get)(A + i * columns + c);
-        a[0] = (a[0] + a[1]) + (a[2] + a[3]);
-        memcpy(y + c, a, sizeof(a[0]));
+        for (; i + 4 <= rows; i += 4) {
+            const REAL *row = A + i * columns + c;
+            a += x[i] * NAME(get)(row), b += x[i + 1] * NAME(get)(row + columns);
+            e += x[i + 2] * NAME(get)(row + 2 * columns);
+            f += x[i + 3] * NAME(get)(row + 3 * columns);
+        }
+        for (; i < rows; i++) a += x[i] * NAME(get)(A + i * columns + c);
+        a = (a + b) + (e + f);
+        PUT(y + c, a);
     }
     for (; c < columns; c++) {
         REAL sum = 0;
@@ -166,7 +174,7 @@ void NAME(sweep_forward)(const REAL *gates, const REAL *weight, const REAL *edge
                         REAL f = total[j], u = NAME(sweep_exp)(f < 0 ? f : -f), y = 1 / (1 + u);
                         REAL a = (f < 0 ? f : 0) - NAME(sweep_log)(1 + u) + before[j];
                         w[j] = a;
-                        w[d + j] = f < 0 ? y : u * y;
+                        w[d + j] = y * (f < 0 ? 1 : u);
                         most[j] = most[j] < a ? a : most[j];
                     }
                 } else {
@@ -292,4 +300,5 @@ void NAME(sweep_backward)(const REAL *grad, const REAL *weight, const REAL *kept
 #undef INLINE
 #undef SINGLE
 #undef EACH
+#undef PUT
 #undef SOFTMAX
