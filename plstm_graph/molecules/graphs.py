@@ -53,6 +53,10 @@ def parse_smiles(smiles: str) -> Mol:
     extension = words[1] if len(words) == 2 else ""
     if extension and not (extension.startswith("|") and extension.rstrip().endswith("|")):
         raise ValueError(f"text follows it: {extension[:40]!r}")
+    # RDKit passes over letters that it does not know.
+    if not words[0].isascii():
+        strange = next(letter for letter in words[0] if not letter.isascii())
+        raise ValueError(f"it holds {strange!r}, which no SMILES has")
     if ">" in words[0].split("|")[0].replace("->", ""):
         raise ValueError("it is a reaction, no molecule")
     mol = chem.MolFromSmiles(smiles.strip())

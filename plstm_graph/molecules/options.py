@@ -187,7 +187,7 @@ class ExplainOptions(Reading):
         required(self, "model", "out")
         if bool(self.smiles) == bool(self.input):
             raise InputError(
-                "expected either smiles or input; pass --smiles SMILES or --input FILE"
+                "expected smiles or input; pass --smiles SMILES or --input FILE"
             )
 
 

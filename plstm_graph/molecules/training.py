@@ -138,7 +138,7 @@ class TrainModule(L.LightningModule):
         loss = masked_loss(self.task.kind, out, batch.y, batch.weight, self.class_weight)
         if not torch.isfinite(loss):
             raise InputError(
-                f"the training loss is {float(loss)} in epoch {self.current_epoch + 1}: training "
+                f"the training loss is {loss.item()} in epoch {self.current_epoch + 1}: training "
                 f"diverged; lower --lr (it is {self.options.lr:g})"
             )
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=batch.size)
