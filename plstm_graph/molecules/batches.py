@@ -7,6 +7,7 @@ generator's state, on worker processes or on the other molecules of a batch.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -64,6 +65,11 @@ def mix(values: np.ndarray) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
+
+
+def draw_of(*numbers: int) -> int:
+    """A seed of 31 bits."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "little") >> 1
 
 
 def ranks(

@@ -100,7 +100,7 @@ class TrainOptions(Reading):
     lr: float = option(3e-3, "Peak learning rate.", kind=float, least=1e-9, most=1.0)
     weight_decay: float = option(1e-2, "Weight decay of AdamW.", kind=float, least=0.0, most=10.0)
     hidden: int = option(64, "Width of the model, a multiple of its heads.", kind=int, least=1)
-    layers: int = option(4, "pLSTM layers.", kind=int, least=1)
+    layers: int = option(4, "Number of pLSTM layers.", kind=int, least=1)
     heads: int = option(4, "Heads of each layer.", kind=int, least=1)
     dropout: float = option(0.0, "Dropout.", kind=float, least=0.0, most=0.95)
     local: str = option(
@@ -186,9 +186,7 @@ class ExplainOptions(Reading):
         super().__post_init__()
         required(self, "model", "out")
         if bool(self.smiles) == bool(self.input):
-            raise InputError(
-                "expected smiles or input; pass --smiles SMILES or --input FILE"
-            )
+            raise InputError("expected smiles or input; pass --smiles SMILES or --input FILE")
 
 
 def required(options: Any, *names: str) -> None:

@@ -6,7 +6,6 @@ A folder belongs to one set of options and one file of molecules. Called again w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
+from plstm_graph.molecules.batches import draw_of
 from plstm_graph.molecules.console import Voice, quiet
 from plstm_graph.molecules.data import MoleculeSet, load
 from plstm_graph.molecules.errors import InputError
@@ -176,11 +176,6 @@ def _describe(data: MoleculeSet, plans: list, options: TrainOptions) -> str:
     models = f"; {len(plans)} networks" if len(plans) > 1 else ""
     split = " ".join(options.split)
     return f"{data.path.name}: {data.targets.task}, {sizes} (split: {split}); {shown}{models}"
-
-
-def draw_of(*numbers: int) -> int:
-    """A seed of 31 bits."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "little") >> 1
 
 
 def _member(

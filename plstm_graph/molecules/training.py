@@ -27,7 +27,7 @@ from lightning.pytorch.callbacks import (
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from plstm_graph.molecules.batches import Batches, MoleculeBatch, Requests
+from plstm_graph.molecules.batches import Batches, MoleculeBatch, Requests, draw_of
 from plstm_graph.molecules.errors import InputError
 from plstm_graph.molecules.metrics import choose_monitor, masked_loss, scores
 from plstm_graph.molecules.options import TrainOptions
@@ -117,7 +117,7 @@ class TrainModule(L.LightningModule):
         net: from a batch of B molecules to [B, outputs].
         task: the targets.
         options: learning rate and the like.
-        seed: of dropout, for each epoch.
+        seed: of dropout.
         monitor: the metric that picks the epoch.
     """
 
@@ -130,10 +130,10 @@ class TrainModule(L.LightningModule):
         self.register_buffer("class_weight", task.class_weight(), persistent=False)
         self._valid: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def on_train_epoch_start(self) -> None:
-        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) % 2**63)
-
     def training_step(self, batch: MoleculeBatch, index: int) -> Tensor:
+        # Dropout must not depend on what else draws random numbers: loaders do, and not equally
+        # often with worker processes or in a resumed run.
+        torch.manual_seed(draw_of(self.seed, self.current_epoch, index))
         out = self.net(batch)
         loss = masked_loss(self.task.kind, out, batch.y, batch.weight, self.class_weight)
         if not torch.isfinite(loss):
