@@ -207,18 +207,19 @@ def explain(options: ExplainOptions, voice: Voice | None = None) -> list[dict]:
     if not found:
         raise InputError("expected molecules to explain, got none that can be read")
     out.mkdir(parents=True, exist_ok=True)
-    results = []
+    results, lines = [], []
     for number, written, mol in voice.track(found, "explaining molecules"):
         explanation = explain_molecule(predictor, mol)
         results.append(_write(out, number, written, explanation, predictor, columns))
+        mean, spread = map(predictor.text, (explanation.prediction, explanation.spread))
+        values = [
+            f"{predictor.config.columns[i]} {mean[i]}" + (f" ± {spread[i]}" if spread[i] else "")
+            for i in columns
+        ]
+        lines.append(f"{written or explanation.smiles}: {', '.join(values)}")
     write_json(out / "explanations.json", results)
-    for one in results:
-        values = ", ".join(
-            f"{name} {value['prediction']}"
-            + (f" ± {value['spread']}" if value["spread"] is not None else "")
-            for name, value in one["targets"].items()
-        )
-        voice.say(f"{one['smiles']}: {values}")
+    for line in lines:
+        voice.say(line)
     voice.say(f"{out}: explanations.json and pictures (SVG and PNG) of {len(results)} molecules")
     return results
 
