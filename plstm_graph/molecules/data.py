@@ -76,7 +76,8 @@ class MoleculeSet:
         if split.kind == "random":
             return [random_split(self.smiles, seed, options.valid, options.test, labels)]
         if split.kind == "scaffold":
-            return [scaffold_split(self.smiles, options.valid, options.test)]
+            with silent():
+                return [scaffold_split(self.smiles, options.valid, options.test)]
         return [column_split(self.parts_column, self.places, split.column)[0]]
 
 
@@ -122,13 +123,11 @@ def load(options: TrainOptions, voice: Voice) -> MoleculeSet:
         places = [row.place for row in rows]
         _, left_out = column_split(cells, places, split.column)
         if left_out:
-            notes.append(
-                f"{left_out} rows are left out: they have no part in column {split.column!r}"
-            )
+            notes.append(f"rows left out: {left_out} (no part in column {split.column!r})")
         known &= np.array([bool(cell.strip()) for cell in cells])
     dropped = int((~(np.isfinite(targets.values).any(1) & (weight > 0))).sum())
     if dropped:
-        notes.append(f"{dropped} rows are left out: they have no target, or weight 0")
+        notes.append(f"rows left out: {dropped} (no target, or weight 0)")
     chosen = np.flatnonzero(known)
     if len(chosen) < 3:
         raise InputError(

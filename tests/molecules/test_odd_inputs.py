@@ -63,7 +63,7 @@ def test_what_is_left_out_is_named(tmp_path):
     notes = "\n".join(everything_before_training(path, tmp_path / "run").notes)
     assert "3 of 13 molecules cannot be read and are left out: row 9 (line 10) 'C1CC': " in notes
     assert "row 10 (line 11) '': it is empty, row 13 (line 14) 'CCO extra': text follows" in notes
-    assert "1 rows are left out: they have no target" in notes
+    assert "rows left out: 1 (no target, or weight 0)" in notes
     assert "1 of 10 targets are gaps" in notes
 
 

@@ -19,6 +19,7 @@ from plstm_graph.molecules import (
     train,
 )
 from plstm_graph.molecules.graphs import molecule, parse_smiles
+from plstm_graph.molecules.tables import Row
 from tests.molecules.conftest import TINY
 
 
@@ -222,3 +223,27 @@ def test_a_moved_model_predicts_the_same(asked, model, tmp_path, molecules):
     graphs = [molecule(parse_smiles(text)) for text in molecules[:5]]
     for one, two in zip(first.predict(graphs), second.predict(graphs)):
         assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_are_read_no_faster_than_they_are_predicted(
+    workers, model, tmp_path, silence, monkeypatch
+):
+    """So the memory does not grow with the file: a few batches are all that is held."""
+    from plstm_graph.molecules import prediction
+
+    read, ahead = [0], []
+
+    class Counting:
+        notes, path = (), tmp_path / "in.smi"
+
+        def __iter__(self):
+            for number in range(1, 161):
+                read[0] = number
+                yield Row(number, "CCO", {})
+
+    monkeypatch.setattr(prediction, "open_table", lambda *_, **__: Counting())
+    options = {"model": str(model), "input": "in.smi", "out": str(tmp_path / "out.csv")}
+    options = PredictOptions(**options, batch_size=8, orientations=1, workers=workers)
+    assert predict(options, silence, lambda done: ahead.append(read[0] - done))["rows"] == 160
+    assert len(ahead) == 20 and max(ahead) <= 8 * 2 * workers
