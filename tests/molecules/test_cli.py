@@ -1,15 +1,22 @@
 """The command line: help for each option, the story of a user, and what the package asks for."""
 
 import csv
+import os
 import re
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from plstm_graph.molecules.cli import COMMANDS, main
 from tests.molecules.conftest import TINY
+
+
+def environment():
+    """In which a process in another folder finds this package."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def words(options):
@@ -60,19 +67,20 @@ def test_importing_the_package_needs_none_of_its_packages():
         "from plstm_graph.molecules.cli import main\n"
         "assert main(['predict', '--model', 'm', '--input', 'x']) == 2\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["rdkit", "lightning"])
-def test_a_missing_package_is_named(name, data_file, tmp_path, monkeypatch, capsys):
-    for module in [m for m in sys.modules if m.split(".")[0] == name]:
-        monkeypatch.setitem(sys.modules, module, None)
-    for module in ("run", "training", "report", "pictures", "console"):
-        monkeypatch.delitem(sys.modules, f"plstm_graph.molecules.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, name, None)
-    args = ["train", "--input", str(data_file), "--target-column", "size", "--out"]
-    assert main([*args, str(tmp_path / "run"), *words(TINY)]) == 2
-    error = capsys.readouterr().err
-    assert "pip install 'plstm-graph[molecules]'" in error and name in error
+def test_a_missing_package_is_named(name, data_file, tmp_path):
+    args = ["train", "--input", str(data_file), "--target-column", "size", "--out", "run"]
+    code = (
+        f"import sys; sys.modules[{name!r}] = None\n"
+        f"from plstm_graph.molecules.cli import main\nsys.exit(main({[*args, *words(TINY)]!r}))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment())
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "pip install 'plstm-graph[molecules]'" in done.stderr and name in done.stderr
