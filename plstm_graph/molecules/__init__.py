@@ -14,7 +14,7 @@ _HOMES = {
     "InputError": "errors",
     "OnDiskMolecules": "on_disk",
     "PredictOptions": "options",
-    "Predictor": "prediction",
+    "Predictor": "predictor",
     "TrainOptions": "options",
     "explain": "explanation",
     "from_mol": "graphs",

@@ -14,7 +14,7 @@ from plstm_graph.molecules.data import MoleculeSet
 from plstm_graph.molecules.store import ModelConfig, write_atomically
 
 if TYPE_CHECKING:
-    from plstm_graph.molecules.run import Group, Trained
+    from plstm_graph.molecules.evaluation import Group, Trained
 
 #: Targets with a panel of their own.
 MOST_PANELS = 12

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import platform
 import shlex
 import statistics
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,26 @@ from rich.table import Table
 from plstm_graph.molecules import pictures
 from plstm_graph.molecules.console import Voice
 from plstm_graph.molecules.data import MoleculeSet
+from plstm_graph.molecules.evaluation import Group, Trained
 from plstm_graph.molecules.metrics import METRICS
 from plstm_graph.molecules.options import TrainOptions
-from plstm_graph.molecules.run import Group, Trained, versions
 from plstm_graph.molecules.splits import PARTS
 from plstm_graph.molecules.store import ModelConfig, write_atomically, write_json
 
+PACKAGES = ("plstm-graph", "torch", "torch-geometric", "rdkit", "lightning", "scikit-learn")
 #: Targets with a row of their own in the table and the model card.
 MOST_ROWS = 40
 OVERALL = "all targets"
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def write(

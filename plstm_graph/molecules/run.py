@@ -7,26 +7,21 @@ A folder belongs to one set of options and one file of molecules. Called again w
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch_geometric.data import Data
 
 from plstm_graph.molecules.batches import draw_of
 from plstm_graph.molecules.console import Voice, quiet
 from plstm_graph.molecules.data import MoleculeSet, load
 from plstm_graph.molecules.errors import InputError
-from plstm_graph.molecules.metrics import Scores, scores
+from plstm_graph.molecules.evaluation import Trained, evaluate
 from plstm_graph.molecules.model import Architecture, MoleculeNet
 from plstm_graph.molecules.options import TrainOptions
-from plstm_graph.molecules.prediction import Predictor, chunks, device_of
+from plstm_graph.molecules.predictor import device_of
 from plstm_graph.molecules.splits import PARTS, Parts
 from plstm_graph.molecules.store import (
     Member,
@@ -36,43 +31,11 @@ from plstm_graph.molecules.store import (
     write_json,
 )
 from plstm_graph.molecules.targets import quantum
-from plstm_graph.molecules.training import Task, fit, forget
+from plstm_graph.molecules.task import Task
+from plstm_graph.molecules.training import fit, forget
 
 #: What may change between the parts of a run: it may go on elsewhere.
 ELSEWHERE = ("input", "out", "accelerator", "workers", "cache")
-PACKAGES = ("plstm-graph", "torch", "torch-geometric", "rdkit", "lightning", "scikit-learn")
-
-
-@dataclass
-class Trained:
-    """A finished network and how it came about.
-
-    Args:
-        member: its place in the model.
-        parts: the split it was trained on.
-        epochs: what was logged in each epoch.
-        best: the epoch of its weights, from 0.
-        monitor, why: what picked it.
-        task: with the scale of its targets.
-    """
-
-    member: Member
-    parts: Parts
-    epochs: list[dict[str, float]]
-    best: int
-    monitor: str
-    why: str
-    task: Task
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def train(
@@ -108,7 +71,7 @@ def train(
     trained = [_member(*plan, options, data, out, voice) for plan in plans]
     config = _config(options, data, trained)
     config.write(out / "model")
-    groups = _evaluate(config, trained, data, options, voice)
+    groups = evaluate(config, trained, data, options, voice)
     results = report.write(
         out, config, trained, groups, data, options, settings, command or sys.argv, voice
     )
@@ -255,64 +218,4 @@ def _config(options: TrainOptions, data: MoleculeSet, trained: list[Trained]) ->
         options.orientation,
         decimals,
         [one.member for one in trained],
-    )
-
-
-@dataclass
-class Group:
-    """The networks of one split, and their predictions of its test part.
-
-    Args:
-        seed, fold: of the split.
-        rows: of the test part.
-        pred, spread: [B, columns].
-        scores: metrics.
-    """
-
-    seed: int
-    fold: int
-    rows: np.ndarray
-    pred: np.ndarray
-    spread: np.ndarray
-    scores: Scores
-
-
-def _evaluate(
-    config: ModelConfig,
-    trained: list[Trained],
-    data: MoleculeSet,
-    options: TrainOptions,
-    voice: Voice,
-) -> list[Group]:
-    """Test predictions of each split, as ``predict`` would make them."""
-    nets = []
-    for one in trained:
-        net = MoleculeNet(Architecture(**config.architecture))
-        net.load_state_dict(load_weights(Path(options.out) / "model" / one.member.file))
-        nets.append(net.double().eval())
-    device = device_of(options.accelerator)
-    predictor = Predictor(config, nets, options.orientations, device)
-    splits: dict[tuple[int, int], list[int]] = {}
-    for i, one in enumerate(trained):
-        splits.setdefault((one.member.seed, one.member.fold), []).append(i)
-    groups = []
-    for (seed, fold), members in splits.items():
-        rows = trained[members[0]].parts["test"].numpy()
-        found: list[tuple[Any, Any]] = []
-        for chunk in voice.track(chunks(rows.tolist(), 256), "batches of test molecules"):
-            graphs = [_graph(data, row) for row in chunk]
-            found.append(predictor.predict(graphs, members))
-        pred, spread = (np.concatenate(parts) for parts in zip(*found))
-        result = scores(
-            config.task, config.targets, pred, data.targets.values[rows],
-            trained[members[0]].task.std, config.classes,
-        )  # fmt: skip
-        groups.append(Group(seed, fold, rows, pred, spread, result))
-    return groups
-
-
-def _graph(data: MoleculeSet, row: int) -> Data:
-    graph = data.graphs[row]
-    return Data(
-        x=graph.x, edge_index=graph.edge_index, edge_attr=graph.edge_attr, smiles=data.smiles[row]
     )

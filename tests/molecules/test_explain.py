@@ -16,7 +16,7 @@ from plstm_graph.molecules import (
     explain,
     train,
 )
-from plstm_graph.molecules.explanation import Recorder, explain_molecule
+from plstm_graph.molecules.contributions import Recorder, explain_molecule
 from plstm_graph.molecules.graphs import molecule, parse_smiles, seed_of
 from tests.molecules.conftest import TINY
 

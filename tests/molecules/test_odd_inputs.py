@@ -11,7 +11,7 @@ from plstm_graph.molecules.batches import collate
 from plstm_graph.molecules.cli import main
 from plstm_graph.molecules.console import Voice
 from plstm_graph.molecules.data import load
-from plstm_graph.molecules.training import Task
+from plstm_graph.molecules.task import Task
 from tests.molecules.odd_inputs import CASES
 
 QUIET = Voice(Console(quiet=True))
