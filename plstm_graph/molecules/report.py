@@ -138,7 +138,7 @@ def table(config: ModelConfig, summary: dict, splits: int, name: str) -> Table:
     """A row for each target, a column for each metric."""
     spread = f"; mean ± standard deviation over {splits} splits" if splits > 1 else ""
     made = Table(title=f"{name} ({config.task}): test set{spread}", box=box.SIMPLE)
-    made.add_column("target")
+    made.add_column("target", overflow="fold", min_width=14)
     for metric in METRICS[config.task]:
         made.add_column(metric.replace("_", " "), justify="right", no_wrap=True)
     shown = _shown(summary)
