@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from plstm_graph.molecules.errors import InputError
+
+__all__ = ["SPLITS", "TASKS", "GraphDataset", "InputError", "data_root", "numbered_targets"]
+
 TASKS = ("regression", "binary", "multilabel")
 SPLITS = ("train", "valid", "test")
-
-
-class InputError(ValueError):
-    """A mistake in what the user gave, which the message tells how to put right."""
 
 
 def data_root(root: str | Path | None = None) -> Path:

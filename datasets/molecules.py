@@ -7,10 +7,10 @@ wheel ships, with the targets of :mod:`datasets.descriptors`: the penalised logP
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
-import pandas as pd
 import torch
 from rdkit import Chem, RDConfig
 
@@ -18,6 +18,8 @@ from datasets import descriptors
 from datasets.base import GraphDataset, InputError, data_root
 from datasets.smiles import parse, report_bad
 from datasets.splits import scaffold_split
+from plstm_graph.molecules.tables import open_table
+from plstm_graph.molecules.targets import make_targets
 
 # Raise when graphs, targets or the split change, so that older caches are not read.
 _CACHE_VERSION = 2
@@ -87,39 +89,26 @@ def load_csv(
     Raises:
         InputError: on a missing column, a target that is no number, or no parsable SMILES.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    for option, column in (("smiles", smiles_column), ("target", target_column)):
-        if column not in table.columns:
-            raise InputError(
-                f"expected {option}_column to be a column of {path}, got {column!r}; "
-                f"it has {', '.join(map(repr, table.columns))}"
-            )
-    targets = pd.to_numeric(table[target_column], errors="coerce")
-    if targets.isna().any():
-        row = int(targets.isna().to_numpy().argmax())
-        raise InputError(
-            f"expected numbers in column {target_column!r} of {path}, got "
-            f"{table[target_column][row]!r} in row {row + 1} ({int(targets.isna().sum())} such "
-            f"rows); remove or fill these rows"
-        )
-    found = "binary" if set(targets) <= {0.0, 1.0} else "regression"
-    if task == "binary" and found != "binary":
-        raise InputError(
-            f"expected targets 0 and 1 in column {target_column!r} for task 'binary', got values "
-            f"from {targets.min():g} to {targets.max():g}; use task 'regression'"
-        )
     if task not in (None, *CSV_TASKS):
         raise InputError(f"expected task one of {', '.join(CSV_TASKS)}, got {task!r}")
-    parsed, bad = parse(enumerate(table[smiles_column], 1))
-    notes = [report_bad(bad, len(table))] if bad else []
+    table = open_table(path, smiles_column=smiles_column, wanted=[target_column])
+    rows = list(table)
+    targets = make_targets(rows, table.path, [target_column], task)
+    gaps = [row for row, (value,) in zip(rows, targets.values) if math.isnan(value)]
+    parsed, bad = parse((row.number, row.smiles) for row in rows)
+    notes = [report_bad(bad, len(rows))] if bad else []
+    if gaps:
+        notes.append(f"{len(gaps)} rows without a target are left out")
     if not parsed:
         raise InputError(
             f"expected SMILES in column {smiles_column!r} of {path}, got none that RDKit can "
-            f"parse. {report_bad(dict(list(bad.items())[:5]), len(table))}"
+            f"parse. {report_bad(dict(list(bad.items())[:5]), len(rows))}"
         )
+    for row in gaps:
+        parsed.pop(row.number, None)
     for row, graph in parsed.items():
-        graph.y = torch.tensor([targets[row - 1]], dtype=torch.float32)
+        graph.y = torch.tensor(targets.values[row - 1], dtype=torch.float32)
     graphs = list(parsed.values())
     split = scaffold_split([graph.smiles for graph in graphs])
     name = Path(path).stem
-    return GraphDataset(name, task or found, graphs, split, notes, target_names=[target_column])
+    return GraphDataset(name, targets.task, graphs, split, notes, target_names=[target_column])

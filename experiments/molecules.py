@@ -3,15 +3,22 @@
     python -m experiments.molecules                          # embedded NCI molecules
     python -m experiments.molecules --dataset ogbg-molhiv
     python -m experiments.molecules --csv mine.csv --smiles-column smiles --target-column logS
-    python -m experiments.molecules predict runs/molecules/nci/checkpoints/plstm.ckpt some.smi
 
-Training is the default command. Options may also come from a file: ``--config FILE.yaml``.
+compares models; options may also come from a file: ``--config FILE.yaml``. The commands of the tool
+``plstm-graph`` (:mod:`plstm_graph.molecules.cli`) are here, too:
+
+    python -m experiments.molecules train --input mine.csv --target-column logS,logP --out run
+    python -m experiments.molecules predict --model run --input more.smi --out predictions.csv
+    python -m experiments.molecules explain --model run --smiles CCO --out pictures
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -21,14 +28,15 @@ from experiments import cli
 from experiments.fitting import Fit, Protocol, fit, quiet
 from experiments.models import NAMES, GraphNet, Inputs, ModelConfig, count_parameters, match_budget
 from experiments.molecules_report import Run, report
-from experiments.prediction import predict_file
 from experiments.reporting import title
+from plstm_graph.molecules import InputError
+from plstm_graph.molecules import cli as tool
 
 # --quick: every part of a run, in seconds.
 QUICK_EPOCHS, QUICK_LIMIT = 2, 256
 
 
-def train(
+def compare(
     dataset: str = "nci",
     csv: Path | None = None,
     smiles_column: str = "smiles",
@@ -128,11 +136,24 @@ def train(
     )
     for note in (*data.notes, run.describe()):
         run.console.print(note, markup=False, highlight=False)
+    _check_classes(run)
     plstm = ModelConfig("plstm", hidden, layers, heads, dropout, readout, local)
     gine = ModelConfig("gine", 0, baseline_layers, heads, baseline_dropout, baseline_readout)
     configs = _same_budget(plstm, gine, names, Inputs.of(data.graphs[0]))
     fits = _fit_all(run, configs, numbers, orientation, average)
     return report(run, fits) if fits else {}
+
+
+def _check_classes(run: Run) -> None:
+    """One class has no ROC curve, by which the epoch is picked."""
+    if run.data.task != "binary":
+        return
+    for part in ("valid", "test"):
+        if len({float(graph.y) for graph in run.parts[part]}) < 2:
+            raise InputError(
+                f"expected both classes in the {part} part of {run.data.name}, got one; use "
+                f"`train`, which takes other splits and metrics"
+            )
 
 
 def _same_budget(
@@ -181,9 +202,15 @@ def _fit_all(
     return fits if all(fits.values()) else {}
 
 
-def main(args: list[str] | None = None):
-    """Command line; ``train`` where no command is named."""
-    return cli.run({"train": train, "predict": predict_file}, args, default="train")
+def main(args: Sequence[str] | None = None) -> Any:
+    """Command line; ``compare`` where no command is named."""
+    args = list(sys.argv[1:] if args is None else args)
+    if args and args[0] in tool.COMMANDS:
+        try:
+            return tool.run(args, "python -m experiments.molecules")
+        except InputError as error:
+            raise SystemExit(f"error: {error}") from None
+    return cli.run({"compare": compare}, args, default="compare")
 
 
 if __name__ == "__main__":

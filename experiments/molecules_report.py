@@ -19,6 +19,7 @@ from experiments import molecules_plots, reporting
 from experiments.fitting import Fit, Protocol, target_scale
 from experiments.metrics import SEVERAL, monitor_of
 from experiments.reporting import title
+from plstm_graph.molecules import store
 
 #: Test metrics of which more is better; of all others less is.
 HIGHER = ("r2", "roc_auc", "rocauc", "accuracy", "average_precision")
@@ -98,7 +99,8 @@ def report(run: Run, fits: dict[str, dict[int, Fit]]) -> dict:
         "models": models,
     }
     run.console.print(table(run, models))
-    reporting.write_json(run.out / "metrics.json", results)
+    # What is no number is null: NaN is no JSON.
+    reporting.write_json(run.out / "metrics.json", store.plain(results))
     first = {name: by_seed[seeds[0]] for name, by_seed in fits.items()}
     curves = {name: fit.history.epochs for name, fit in first.items()}
     reporting.plot_curves(run.out / "curves.png", curves, run.monitor)

@@ -85,5 +85,5 @@ def test_bad_smiles_is_named(chem, smiles):
 
 def test_without_rdkit(monkeypatch):
     monkeypatch.setitem(sys.modules, "rdkit", None)
-    with pytest.raises(ImportError, match=r"pip install 'plstm-graph\[chem\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'plstm-graph\[molecules\]'"):
         from_smiles("C")

@@ -1,4 +1,4 @@
-"""The main job from end to end: train on a user's CSV file, report, predict from a checkpoint."""
+"""The main job from end to end: compare models on a user's CSV file, and report."""
 
 import json
 import math
@@ -6,12 +6,11 @@ import statistics
 
 import pandas as pd
 import pytest
-import torch
 from rich.console import Console
 
 import datasets
 from experiments import molecules, molecules_report
-from experiments.fitting import Protocol, target_scale
+from experiments.fitting import Protocol
 
 NAMES = ("plstm", "gine", "gatv2", "gps")
 TINY = ["--hidden", "16", "--layers", "2", "--batch-size", "32", "--accelerator", "cpu"]
@@ -68,46 +67,31 @@ def test_results_hold_no_path_of_this_machine(trained):
     assert str(out) not in (out / "metrics.json").read_text()
 
 
-def test_predict(trained, csv_file, tmp_path):
-    """A checkpoint is enough to predict, in the target's unit and row by row."""
-    out, _ = trained
-    file = tmp_path / "predicted.csv"
-    table = molecules.main(
-        ["predict", str(out / "checkpoints" / "plstm.ckpt"), str(csv_file), "--out", str(file)]
-    )
-    written = pd.read_csv(file)
-    assert list(written.columns) == ["row", "smiles", "prediction"]
-    assert list(written["row"]) == list(range(1, 122))
-    assert written["prediction"].isna().sum() == 1 and pd.isna(written["prediction"][120])
-    assert list(table["smiles"]) == list(pd.read_csv(csv_file)["smiles"])
-    truth = pd.read_csv(csv_file)["size"][:120]
-    error = (written["prediction"][:120] - truth).abs()
-    assert error.mean() < truth.std()  # better than the mean
+@pytest.mark.parametrize("args", [["train"], ["predict", "--model", "none", "--input", "x.csv"]])
+def test_commands_of_the_tool(args):
+    with pytest.raises(SystemExit, match=r"error: expected (input; pass --input|model as)"):
+        molecules.main(args)
 
 
-def test_predict_reports_bad_smiles(trained, tmp_path, capsys):
-    out, _ = trained
-    file = tmp_path / "some.smi"
-    file.write_text("CCO ethanol\nnonsense\n\nc1ccccc1\n")
-    checkpoint = str(out / "checkpoints" / "gine.ckpt")
-    table = molecules.main(["predict", checkpoint, str(file), "--out", str(tmp_path / "p.csv")])
-    assert list(table["smiles"]) == ["CCO", "nonsense", "", "c1ccccc1"]
-    assert list(table["prediction"].isna()) == [False, True, True, False]
-    printed = " ".join(capsys.readouterr().out.split())
-    assert (
-        "2 of 4 SMILES could not be parsed and are left out: row 2 'nonsense', row 3 ''" in printed
+def test_the_tool_trains_from_a_clone(csv_file, tmp_path):
+    out = tmp_path / "run"
+    words = ["--input", str(csv_file), "--target-column", "size", "--out", str(out)]
+    results = molecules.main(["train", *words, "--epochs", "1", *TINY])
+    assert results["molecules"] == {"train": 96, "valid": 12, "test": 12}
+    molecules.main(
+        ["explain", "--model", str(out), "--smiles", "CCO", "--out", str(tmp_path / "x")]
     )
+    assert (tmp_path / "x" / "molecule_1_size.png").is_file()
 
 
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["--csv", "CSV", "--target-column", "weight"], "target_column to be a column"),
+        (["--csv", "CSV", "--target-column", "weight"], "expected a column 'weight'"),
         (["--csv", "CSV"], "target_column together with csv"),
         (["--dataset", "zinc"], "expected dataset one of"),
         (["--models", "plstm,sage"], "expected models out of plstm, gine"),
         (["--seeds", "0,one"], "expected seeds as integers separated by commas, got '0,one'"),
-        (["predict", "none.ckpt", "CSV"], "none.ckpt, which does not exist"),
     ],
 )
 def test_errors_are_messages(csv_file, args, message):
@@ -164,25 +148,6 @@ def test_several_targets_and_seeds(several):
             seed = run["seed"]
             assert (out / "checkpoints" / f"{name}_seed{seed}.ckpt").is_file()
             assert (out / "logs" / f"{name}_seed{seed}" / "csv" / "metrics.csv").is_file()
-
-
-def test_predictions_of_several_targets_have_their_names(several, tmp_path):
-    """They are in the targets' units: their errors are those of metrics.json."""
-    root, out, results = several
-    data = datasets.load("nci", root=root)
-    graphs = data.part("test", 60)
-    (tmp_path / "some.smi").write_text("\n".join(graph.smiles for graph in graphs) + "\nC1CC\n")
-    checkpoint = out / "checkpoints" / "gine_seed1.ckpt"
-    args = [str(checkpoint), str(tmp_path / "some.smi"), "--out", str(tmp_path / "p.csv")]
-    molecules.main(["predict", *args])
-    table = pd.read_csv(tmp_path / "p.csv")
-    assert list(table.columns) == ["row", "smiles", *data.target_names]
-    assert table[data.target_names].iloc[-1].isna().all()
-    pred = torch.tensor(table[data.target_names].iloc[:-1].to_numpy(), dtype=torch.float32)
-    std = target_scale(data.part("train", 60))[1]
-    error = ((pred - torch.cat([g.y for g in graphs])) / std).square().mean(0).sqrt()
-    stored = results["models"]["gine"]["runs"][1]["test"]
-    assert error.tolist() == pytest.approx([stored[key] for key in data.target_names], rel=1e-3)
 
 
 @pytest.mark.parametrize("count", [1, 2])

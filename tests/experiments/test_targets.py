@@ -1,18 +1,15 @@
 """One and several targets, of each task, with one and several averaged orientations."""
 
-import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from datasets import SPLITS, GraphDataset
-from experiments import molecules
 from experiments.fitting import Protocol, fit, make_module, predict, target_scale
 from experiments.graph_runs import Row, run
 from experiments.loading import Views
 from experiments.metrics import StandardisedRMSE, epoch_metrics, monitor_of
 from experiments.models import ModelConfig
-from experiments.prediction import columns
 from experiments.reporting import final_metrics
 from experiments.training import GraphModule
 from plstm_graph.dag.molecule import from_smiles
@@ -82,14 +79,6 @@ def test_fit_report_and_predict(data, average, tmp_path):
             float((result.pred - target)[:, 1].square().mean().sqrt() / std[1])
         )
 
-    (tmp_path / "some.smi").write_text("CCO\nnonsense\nc1ccccc1C\n")
-    out = tmp_path / "p.csv"
-    molecules.main(["predict", str(checkpoint), str(tmp_path / "some.smi"), "--out", str(out)])
-    table = pd.read_csv(out)
-    names = ["prediction"] if data.num_targets == 1 else data.target_names
-    assert list(table.columns) == ["row", "smiles", *names]
-    assert table[names].isna().any(axis=1).tolist() == [False, True, False]
-
 
 @pytest.mark.parametrize("average", [1, 2])
 def test_runs_of_tables(data, average, tmp_path):
@@ -146,8 +135,3 @@ def test_monitor_of_several_targets_does_not_mix_units():
     metric.reset()
     metric.update(target, target)
     assert float(metric.compute()) == 0.0
-
-
-def test_older_checkpoints_have_no_names():
-    assert list(columns(torch.zeros(4, 2))) == ["target_1", "target_2"]
-    assert list(columns(torch.zeros(4), ["logS"])) == ["prediction"]
