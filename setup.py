@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from copy import copy
 from pathlib import Path
 from shutil import which
 from sysconfig import get_config_var, get_platform
@@ -45,15 +46,17 @@ class BuildKernels(build_ext):
         return []  # there is no PyInit_*
 
     def build_extension(self, ext):
+        level = copy(self)  # Levels are compiled at once, and share the name of their object file.
+        level.build_temp = os.path.join(self.build_temp, ext.name.rpartition(".")[2])
         try:
-            super().build_extension(ext)
+            build_ext.build_extension(level, ext)
         except Exception:
             # The library of an earlier build has other sources; it must not be shipped.
             Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             raise
 
     def run(self):
-        self.parallel = None  # The levels share the name of their object file.
+        self.parallel = True
         super().run()
         built = {
             level: digest(path)
