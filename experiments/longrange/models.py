@@ -13,11 +13,11 @@ from torch_geometric.nn import MLP, MaxAggregation
 from datasets.base import InputError
 from datasets.longrange import LongRange
 from experiments.baselines import EDGELESS, GLOBAL, LOCAL, LocalGNN, LocalLayer
-from experiments.longrange.nonlinear import NONLINEAR, NonlinearStack
 from experiments.models import ModelConfig, closest_width, count_parameters
 from experiments.readout import SumMean
 from plstm_graph import LineGraph
 from plstm_graph.nn import PLSTM
+from plstm_graph.nn.cells import NONLINEAR
 
 NAMES = ("plstm", *LOCAL, *GLOBAL)
 
@@ -115,11 +115,12 @@ class LongRangeNet(nn.Module):
             columns.append(2)  # along, against
         more["edge_encoder"] = CodeEncoder(columns, width) if columns else None
         options = dict(config.options or {})
-        if options.get("cell") in NONLINEAR:
-            del more["readout"]
-            more |= {"directed": signature.directed, "node_encoder": encoder, **options}
-            self.core = NonlinearStack(more.pop("cell"), width, layers, **more)
-        elif self.uses_line_graph:
+        if options.get("cell") in NONLINEAR:  # heads are those of each direction
+            if signature.directed:
+                more["directions"] = "forward"
+            else:
+                more["heads"] = max(1, config.heads // 2)
+        if self.uses_line_graph:
             more |= {"node_encoder": encoder, "head_layers": 1, **options}
             if config.local is not None:
                 more["local"] = lambda channels, edge_dim: LocalLayer(

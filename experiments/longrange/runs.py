@@ -97,8 +97,7 @@ def train(
         heads: heads of pLSTM and GPS.
         dropout: dropout.
         local: layer beside each layer of pLSTM, one of ``baselines.LOCAL``; null for none.
-        options: further arguments of :class:`plstm_graph.nn.PLSTM`; ``cell`` may also be one of
-            ``nonlinear.NONLINEAR``.
+        options: further arguments of :class:`plstm_graph.nn.PLSTM`.
         orientation: of pLSTM's DAGs; random and random_bfs are sampled for every batch.
         average: with these two: orientations over which predictions are averaged.
         loss: mse, or log_mse for the logarithm of each target's mean squared error.

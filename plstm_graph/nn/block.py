@@ -23,8 +23,10 @@ from plstm_graph.nn.checks import (
     check_x,
 )
 from plstm_graph.nn.conv import PLSTMConv
+from plstm_graph.nn.dag_lstm import DAGLSTMConv
 from plstm_graph.nn.graphs import plain_edge_index
 from plstm_graph.nn.norm import widened
+from plstm_graph.nn.slstm import SLSTMConv
 
 #: A local branch: a name, a factory (channels, edge_dim) -> module, or a module.
 Local = str | Callable[[int, int | None], torch.nn.Module] | torch.nn.Module | None
@@ -97,6 +99,17 @@ class WideSum(SumAggregation):
         return super().forward(widened(x), *args, **kwargs).to(x.dtype)
 
 
+def _make_conv(
+    channels: int, heads: int, edge_dim: int | None, cell: str = "plstm", **kwargs: Any
+) -> torch.nn.Module:
+    """The layer of a cell."""
+    if cell == "slstm":
+        return SLSTMConv(channels, channels, heads, edge_dim=edge_dim, **kwargs)
+    if cell == "dag_lstm":
+        return DAGLSTMConv(channels, channels, edge_dim=edge_dim, **kwargs)
+    return PLSTMConv(channels, channels, heads, edge_dim=edge_dim, cell=cell, **kwargs)
+
+
 class PLSTMBlock(torch.nn.Module):
     r"""A pre-norm residual block, optionally with a local branch, as in GPS.
 
@@ -129,7 +142,8 @@ class PLSTMBlock(torch.nn.Module):
         post_norm: after them, see :class:`Norm`; ``None`` leaves norm and activation out.
             Default ``None``.
         act: activation, a name of :mod:`torch.nn`. Default ``"gelu"``.
-        **kwargs: of :class:`PLSTMConv`: ``cell``, ``mode``, ``direction``, ...
+        **kwargs: of :class:`PLSTMConv`: ``cell``, ``mode``, ``direction``, ... With ``"slstm"`` or
+            ``"dag_lstm"`` for the cell, of :class:`SLSTMConv` or :class:`DAGLSTMConv`.
 
     Shapes:
         - **input:** x [N, channels], edge_index [2, M], edge_attr [M, edge_dim]
@@ -161,7 +175,7 @@ class PLSTMBlock(torch.nn.Module):
         activation = resolve("act", activation_resolver, act)
         self.zero_init = zero_init
         self.norm = Norm(norm, channels)
-        self.conv = PLSTMConv(channels, channels, heads, edge_dim=edge_dim, **kwargs)
+        self.conv = _make_conv(channels, heads, edge_dim, **kwargs)
         self.local = make_local(local, channels, edge_dim, act)
         names = () if self.local is None else inspect.signature(self.local.forward).parameters
         self.local_edge_attr = edge_dim is not None and "edge_attr" in names

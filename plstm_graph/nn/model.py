@@ -14,7 +14,7 @@ from plstm_graph.checks import instance, resolve, text
 from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.block import Local, Norm, PLSTMBlock
-from plstm_graph.nn.cells import cell_mode
+from plstm_graph.nn.cells import NONLINEAR, cell_modes
 from plstm_graph.nn.checks import (
     check_batch_vector,
     check_edge_attr,
@@ -48,6 +48,14 @@ def layer_directions(directions: str, modes: str, num_layers: int) -> list[str]:
             f"pattern of the letters {', '.join(LETTERS)} such as 'tf', got {directions!r}"
         )
     return [LETTERS[pattern[i % len(pattern)]] for i in range(num_layers)]
+
+
+def _layer_options(options: dict[str, Any], mode: str, depth: float) -> dict[str, Any]:
+    """What a layer is told besides its direction; the sLSTM starts by its depth in the model."""
+    cell = options.get("cell", "plstm")
+    if cell in NONLINEAR:
+        return {**options, **({"depth": depth} if cell == "slstm" else {})}
+    return {**options, "mode": mode}
 
 
 class PLSTM(torch.nn.Module):
@@ -141,7 +149,7 @@ class PLSTM(torch.nn.Module):
         )
         cell = kwargs.get("cell", "plstm")
         if modes is None:
-            modes = "PD" if cell == "plstm" else cell_mode(cell, None)
+            modes = "PD" if cell == "plstm" else cell_modes(cell)[0]
         check_modes(modes, cell)
         for name, module in (("node_encoder", node_encoder), ("edge_encoder", edge_encoder)):
             instance(name, module, (torch.nn.Module, NoneType), "a module or None")
@@ -171,9 +179,8 @@ class PLSTM(torch.nn.Module):
                 norm=norm,
                 post_norm=post_norm,
                 act=act,
-                mode=modes[i % len(modes)],
+                **_layer_options(kwargs, modes[i % len(modes)], i / max(1, num_layers - 1)),
                 direction=direction,
-                **kwargs,
             )
             for i, direction in enumerate(layer_directions(directions, modes, num_layers))
         )

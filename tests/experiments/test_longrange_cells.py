@@ -1,6 +1,5 @@
 """Directed sets with classes at nodes: rows of cells, runs that can be stopped, and their table."""
 
-import inspect
 import json
 
 import pytest
@@ -15,12 +14,9 @@ from experiments.longrange import published, report_cells, runs
 from experiments.longrange import report as tables
 from experiments.longrange.fitting import monitor
 from experiments.longrange.models import LongRangeNet, Signature, match_budget
-from experiments.longrange.nonlinear import NONLINEAR
 from experiments.longrange.scores import Scores
 from experiments.longrange.training import LongRangeModule, collater, evaluated
 from experiments.models import ModelConfig, count_parameters
-from plstm_graph import nn
-from plstm_graph.nn import PLSTMConv
 
 FOLDER = runs.Path(runs.__file__).parent / "configs"
 CONFIGS = sorted((FOLDER / "cells").glob("*.yaml"))
@@ -28,15 +24,7 @@ BASELINES = ("gin", "gps", "plstm", "plstm_local")
 MODELS = ("gin", "gated_gcn", "gatv2", "gps", "plstm")
 
 
-def needs_cell(path):
-    """A parameter of tests; skipped where the package has no such cell."""
-    cell, known = path.stem, inspect.signature(PLSTMConv).parameters
-    there = hasattr(nn, NONLINEAR[cell]) if cell in NONLINEAR else "cell" in known
-    skip = pytest.mark.skipif(not there, reason=f"no {cell} in plstm_graph.nn")
-    return pytest.param(path, id=cell, marks=skip)
-
-
-EVERY = [needs_cell(path) for path in CONFIGS]
+EVERY = [pytest.param(path, id=path.stem) for path in CONFIGS]
 
 
 def run(out, *more, name="words_s3", config=None):

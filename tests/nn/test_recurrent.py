@@ -5,7 +5,15 @@ import torch
 from torch import nn
 from torch_geometric.utils import scatter, to_undirected
 
-from plstm_graph import DAGLSTMConv, LineGraph, PLSTMBlock, SLSTMConv
+from plstm_graph import (
+    PLSTM,
+    DAGLSTMConv,
+    LineGraph,
+    PLSTMBlock,
+    PLSTMConv,
+    PLSTMSequence,
+    SLSTMConv,
+)
 from plstm_graph.ops import native
 from plstm_graph.ops.sweep_plan import way_edges
 from tests.nn.conftest import edges_of, line_graph_of
@@ -350,3 +358,22 @@ def test_repr():
 def test_ways_are_planned_once():
     graph = LineGraph.from_edge_index(RING, 5)
     assert way_edges(graph, "reverse") is way_edges(graph, "reverse")
+
+
+@pytest.mark.parametrize("cell", ["slstm", "dag_lstm"])
+def test_as_the_cell_of_a_model(cell):
+    """The layers of a stack, whose sLSTM starts by the depth; the layers of pLSTM name them."""
+    torch.manual_seed(0)
+    model = PLSTM(5, 16, 3, 2, heads=2, cell=cell, edge_dim=3, readout="mean")
+    kind = SLSTMConv if cell == "slstm" else DAGLSTMConv
+    assert all(isinstance(block.conv, kind) for block in model.blocks)
+    if cell == "slstm":
+        assert [block.conv.depth for block in model.blocks] == [0.0, 0.5, 1.0]
+    edge_index = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
+    out = model(torch.randn(4, 5), edge_index, torch.randn(6, 3))
+    out.square().sum().backward()
+    assert out.shape == (1, 2) and all(p.grad is not None for p in model.parameters())
+    with pytest.raises(ValueError, match="a layer of its own, SLSTMConv or DAGLSTMConv"):
+        PLSTMConv(5, 16, cell=cell)
+    with pytest.raises(ValueError, match="a layer of its own"):
+        PLSTMSequence(16, 2, cell=cell)

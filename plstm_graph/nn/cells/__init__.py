@@ -19,7 +19,16 @@ from plstm_graph.nn.cells.mlstm import MLSTM
 from plstm_graph.nn.cells.plstm import MODES
 from plstm_graph.nn.cells.state_tracking import StateTracking
 
-__all__ = ["CELLS", "CELL_NAMES", "Cell", "CellTensors", "cell_mode", "cell_modes", "make_cell"]
+__all__ = [
+    "CELLS",
+    "CELL_NAMES",
+    "NONLINEAR",
+    "Cell",
+    "CellTensors",
+    "cell_mode",
+    "cell_modes",
+    "make_cell",
+]
 
 CELLS: dict[str, type[Cell]] = {
     cell.name: cell
@@ -28,18 +37,25 @@ CELLS: dict[str, type[Cell]] = {
         *(BDLRU, HLRU, StateTracking),
     )
 }
-#: What ``cell=`` may be.
+#: What ``cell=`` of layers may be.
 CELL_NAMES = ("plstm", *CELLS)
+#: Cells whose gates read states, which are layers of their own: blocks and models take them, too.
+NONLINEAR = ("slstm", "dag_lstm")
 
 
 def cell_modes(cell: str) -> tuple[str, ...]:
     """The modes of a cell, the default first."""
-    choice("cell", cell, CELL_NAMES)
+    if cell in NONLINEAR:
+        return ("N",)  # all predecessors
+    choice("cell", cell, (*CELL_NAMES, *NONLINEAR))
     return CELLS[cell].modes if cell in CELLS else MODES
 
 
 def cell_mode(cell: str, mode: str | None) -> str:
     """The mode of a layer, the cell's own default for ``None``."""
+    if cell in NONLINEAR:
+        remedy = f"{cell!r} is a layer of its own, SLSTMConv or DAGLSTMConv, also in PLSTM(cell=)"
+        choice("cell", cell, CELL_NAMES, remedy)
     modes = cell_modes(cell)
     remedy = f"these are the modes of cell={cell!r}"
     return modes[0] if mode is None else choice("mode", mode, modes, remedy)
