@@ -5,6 +5,11 @@
     transfer_line_50      swap the values of two nodes 50 hops apart; also _ring_ and _crossed_
     barbell_50            predict the mean of the other one of two cliques of 50 nodes
     tree_5                Tree-NeighborsMatch of depth 5
+    parity, mod_arith     state machines on directed paths
+    words_s3, words_s5    products in a group: on paths; of S_3 also on trees (words_s3_tree) and
+                          on DAGs (words_s3_flat; words_s3_flat_nodes without edge features)
+    recall                multi-query associative recall; also selective_copy and compression
+    dataflow, circuits    programs on DAGs: the last write of a variable, Boolean circuits
 
 A set depends on its name, the numbers of graphs and the seed only. Training, validation and test
 graphs are drawn independently of each other's number. Those that take seconds to draw (gpp and
@@ -29,6 +34,7 @@ from torch_geometric.data import Data
 from datasets.base import SPLITS, InputError, data_root
 from datasets.longrange_echo import echo_graphs
 from datasets.longrange_graphs import property_graphs
+from datasets.longrange_tasks import TASKS, draw_task
 from datasets.longrange_transfer import (
     SHAPES,
     barbell_graphs,
@@ -49,21 +55,25 @@ TRANSFER_SEEDS = (1234, 2345, 3456)
 #: Share of the trees that is trained on; the published score is the accuracy on these.
 TREES_TRAINED = 0.8
 PATTERN = re.compile(rf"gpp|echo|transfer_({'|'.join(SHAPES)})_(\d+)|(barbell|tree)_(\d+)")
-EXPECTED = "gpp, echo, transfer_SHAPE_DISTANCE (line, ring, crossed), barbell_NODES, tree_DEPTH"
+EXPECTED = (
+    "gpp, echo, transfer_SHAPE_DISTANCE (line, ring, crossed), barbell_NODES, tree_DEPTH, "
+    f"{', '.join(TASKS)}"
+)
 #: Changes when what is drawn for the same name changes.
 VERSION = 2
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted: a number for each node or graph, or a class for each root.
+    """What is predicted: a number for each node or graph, or a class for each root or node.
 
     Args:
         name: of the target.
-        level: "node" (a column of ``node_y``), "graph" (a column of ``graph_y``) or "root"
-            (the classes ``root_y`` of the nodes ``root_index``).
+        level: "node" (a column of ``node_y``), "graph" (a column of ``graph_y``), "root"
+            (the classes ``root_y`` of the nodes ``root_index``) or "node_class" (the classes
+            ``class_y`` of nodes, -1 where a node has none).
         scale: labels were divided by it; 1 for classes.
-        classes: number of classes of a "root" target.
+        classes: number of classes of a "root" or "node_class" target.
     """
 
     name: str
@@ -76,13 +86,27 @@ class Target:
 class LongRange:
     """A set: its graphs by part ("train", "valid", "test"), and what is to be predicted.
 
-    Each graph has ``x`` [N, F], ``edge_index`` [2, M] with both directions of each edge, and the
-    labels that its targets name, divided by the largest absolute label of the training part.
+    Each graph has ``x`` [N, F], ``edge_index`` [2, M] with both directions of each edge, or one
+    where the graphs are directed, and the labels that its targets name; numbers are divided by the
+    largest absolute label of the training part.
+
+    Args:
+        name: of the set.
+        parts: its graphs; some sets have a further part for test, "long".
+        targets: what is predicted.
+        directed: graphs are acyclic and have each edge in its one direction.
+        codes: ``x`` has integers below this number, as floats; 0 where it has numbers.
+        edge_codes: likewise of ``edge_attr``; 0 where there is none.
+        positions: see :class:`datasets.longrange_tasks.Task`.
     """
 
     name: str
     parts: dict[str, list[Data]]
     targets: tuple[Target, ...]
+    directed: bool = False
+    codes: int = 0
+    edge_codes: int = 0
+    positions: int = 0
 
 
 def load(
@@ -97,20 +121,24 @@ def load(
         name: see the module.
         root: data root.
         sizes: numbers of training, validation and test graphs. Default: SIZES; of trees, all
-            there are, 8 : 1 : 1.
+            there are, 8 : 1 : 1; of directed sets COUNTS in :mod:`datasets.longrange_tasks`.
         seed: of the draw.
 
     Raises:
         InputError: on an unknown name or sizes below 1.
     """
     found = PATTERN.fullmatch(name)
-    if not found:
+    if not found and name not in TASKS:
         raise InputError(f"expected a set out of {EXPECTED}, got {name!r}; correct the name")
     if sizes is not None and (len(sizes) != 3 or min(sizes) < 1):
         raise InputError(
             f"expected sizes as three numbers of 1 or more (training, validation and test graphs), "
             f"got {list(sizes)}; correct them"
         )
+    if name in TASKS:
+        task, parts = draw_task(name, sizes, seed)
+        target = Target("class", "node_class", classes=task.classes)
+        return LongRange(name, parts, (target,), True, task.codes, task.edge_codes, task.positions)
     shape, distance, other, number = found.groups()
     if other == "tree":
         return _trees(name, check_size("the depth", int(number), 2, 8), sizes, seed)
@@ -150,7 +178,8 @@ def _trees(name: str, depth: int, sizes: tuple[int, ...] | None, seed: int) -> L
         )
     ends = [0, *accumulate(sizes)]
     parts = {part: graphs[a:b] for part, a, b in zip(SPLITS, ends, ends[1:])}
-    return LongRange(name, parts, (Target("value", "root", classes=2**depth),))
+    target = Target("value", "root", classes=2**depth)
+    return LongRange(name, parts, (target,), codes=2**depth + 1)  # 0 for none
 
 
 def _scaled(name: str, parts: dict[str, list[Data]], names: dict[str, list[str]]) -> LongRange:

@@ -113,8 +113,9 @@ def traffic_rows(graphs: dict[str, LineGraph]) -> list[dict]:
     for workload, line_graph in graphs.items():
         s = sizes_of(line_graph, HEADS, SIZE, SIZE)
         kernels = {**walk_traffic(line_graph, s), **scan_traffic(s)}
-        factored = walk_traffic(line_graph, sizes_of(line_graph, HEADS, SIZE, SIZE, factored=True))
-        kernels |= {f"{name}, factored": t for name, t in factored.items()}
+        for kind in ("diagonal", "factored"):
+            other = walk_traffic(line_graph, sizes_of(line_graph, HEADS, SIZE, SIZE, kind=kind))
+            kernels |= {f"{name}, {kind}": t for name, t in other.items()}
         if dense.fits(line_graph):
             kernels = {**dense_traffic(line_graph, s), **kernels}
         for name, t in kernels.items():

@@ -9,6 +9,7 @@ import torch
 import triton.language as tl
 
 from experiments.kernels.aot import ALIGNED, KernelSpec, parameters
+from plstm_graph.ops.forms.triton import TritonWalk
 from plstm_graph.ops.triton import dense, dense_kernels, scan, scan_kernels, walk, walk_kernels
 from plstm_graph.ops.triton.autotune import Config
 
@@ -55,7 +56,7 @@ def _spec(
             types[name] = "*i32"
         if types[name].startswith("*") and not plain:
             types[name] += ALIGNED
-    kind = [f"{k}={v}" for k, v in constexprs.items() if k in ("J", "FACTORED", "GRADS")]
+    kind = [f"{k}={v}" for k, v in constexprs.items() if k in ("J", "KIND", "GRADS")]
     kind += [f"{config.rows}x{config.width}", f"warps={config.num_warps}"]
     return KernelSpec(
         f"{kernel.fn.__name__.removesuffix('_kernel')}[{','.join([dtype, *kind])}]",
@@ -70,8 +71,8 @@ def walk_specs() -> Iterator[KernelSpec]:
     for dtype in (*DTYPES, "fp64"):
         registers = walk.REGISTERS[torch.float64 if dtype == "fp64" else torch.float32]
         for config in doubles if dtype == "fp64" else walk.CONFIGS:
-            for factored in (False, True):
-                fixed = {"BLOCK_K": config.rows, "BLOCK_V": config.width, "FACTORED": factored}
+            for kind in TritonWalk.kinds:
+                fixed = {"BLOCK_K": config.rows, "BLOCK_V": config.width, "KIND": kind}
                 for kernel, extra in (
                     (walk_kernels.query_walk_kernel, {"GRADS": False}),
                     (walk_kernels.query_walk_kernel, {"GRADS": True}),

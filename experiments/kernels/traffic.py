@@ -34,20 +34,28 @@ class Sizes(NamedTuple):
 
     nodes: int
     edges: int
-    lines: int  # of the transition's rows, which there are twice if factored
+    lines: int  # rows of the transition
     heads: int
     k: int
     v: int
     width: int = 4
     wide: int = 4
-    factored: bool = False
+    kind: str = "line"  # of the transitions
+
+    @property
+    def factored(self) -> bool:
+        return self.kind == "factored"
+
+    @property
+    def transitions(self) -> int:
+        """Numbers of one head's transitions."""
+        return self.lines * {"line": 1, "diagonal": self.k, "factored": 2}[self.kind]
 
     @property
     def inputs(self) -> int:
         """Bytes of query, key, value and the gates."""
-        n, e, l, h, k, v, width, _, factored = self
-        gates = 4 * e if factored else 2 * e + l
-        return h * width * (n * (2 * k + v + 1) + gates)
+        gates = 2 * self.edges + self.transitions
+        return self.heads * self.width * (self.nodes * (2 * self.k + self.v + 1) + gates)
 
     @property
     def outputs(self) -> int:
@@ -55,12 +63,12 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(
-    line_graph: LineGraph, heads: int, k: int, v: int, width: int = 4, factored: bool = False
+    line_graph: LineGraph, heads: int, k: int, v: int, width: int = 4, kind: str = "line"
 ) -> Sizes:
     """Sizes of a layer on ``line_graph``."""
     n, e = line_graph.num_nodes, line_graph.num_edges
-    l = e if factored else line_graph.num_line_edges
-    return Sizes(n, e, l, heads, k, v, width, max(4, width), factored)
+    l = e if kind == "factored" else line_graph.num_line_edges
+    return Sizes(n, e, l, heads, k, v, width, max(4, width), kind)
 
 
 def walk_kind(line_graph: LineGraph, factored: bool = False) -> str:
@@ -81,7 +89,7 @@ def walk_traffic(line_graph: LineGraph, s: Sizes) -> dict[str, Traffic]:
     # Counted per program: table entries, gates, and rows of K; V and tiles are shared out.
     tables = 2 * runs + 4 * c + (0 if s.factored else 4 * e + 2 * l)
     row_k, row_v = programs * k, h * v
-    edge_gates, moves = (2 * e + l, l) if not s.factored else (4 * e, e)
+    edge_gates, moves = 2 * e + s.transitions, l
     kept = c if s.factored else e
     extra_there = extra_back = 0
     if s.factored:
@@ -103,8 +111,8 @@ def walk_traffic(line_graph: LineGraph, s: Sizes) -> dict[str, Traffic]:
 
     query = read + grad + states + extra_there + wide * (c * row_k + programs * e)
     key = read + grad + states + kept * tile + extra_back
-    key += 0 if s.factored else _INDEX * programs * l
-    key += wide * (c * (row_k + row_v + programs) + programs * (e + l + e * s.factored))
+    key += _INDEX * programs * l if s.kind == "line" else 0
+    key += wide * (c * (row_k + row_v + programs) + programs * (e + s.transitions))
     backward_least = 2 * s.inputs + s.outputs
     return {
         "walk_forward": Traffic(

@@ -14,9 +14,8 @@ from rich.console import Console
 from datasets import InputError
 from datasets.longrange import LongRange
 from experiments import reporting, resuming
-from experiments.dag_training import PARTS
 from experiments.fitting import Protocol
-from experiments.longrange.training import loaders, make_module
+from experiments.longrange.training import evaluated, loaders, make_module
 from experiments.models import ModelConfig
 from experiments.training import chosen_epoch
 
@@ -55,25 +54,28 @@ def run(
 
 
 def monitor(data: LongRange) -> tuple[str, str]:
-    """What picks the epoch: the validation score, or the training accuracy of classes."""
-    return ("train_accuracy", "max") if data.targets[0].classes else ("valid_score", "min")
+    """What picks the epoch: the validation score, or the training accuracy of roots' classes."""
+    root = data.targets[0].level == "root"
+    return ("train_accuracy", "max") if root else ("valid_score", "min")
 
 
 def summary(epochs: list[dict[str, float]], data: LongRange) -> dict:
     """Values of the chosen epoch (counted from 1) by part and target, and the speed.
 
     Each number has "log_mse" (decimal logarithm, of scaled labels), "mse" and "mae" (in units of
-    the label). Times include validation and test; CPU time, of all threads, is what a run costs
+    the label); classes have "accuracy", those of nodes "whole" (graphs without any error), too.
+    Times include validation and test; CPU time, of all threads, is what a run costs
     where other processes share the machine.
     """
     metric, mode = monitor(data)
     best = chosen_epoch(epochs, metric, mode)
     values = {}
-    for part in PARTS:
+    for part in evaluated(data):
         values[part] = {}
         for target in data.targets:
             if target.classes:
-                found = {"accuracy": epochs[best][f"{part}_accuracy_{target.name}"]}
+                kept = ("accuracy", "whole") if target.level == "node_class" else ("accuracy",)
+                found = {key: epochs[best][f"{part}_{key}_{target.name}"] for key in kept}
             else:
                 log = epochs[best][f"{part}_log_mse_{target.name}"]
                 mae = epochs[best][f"{part}_mae_{target.name}"]

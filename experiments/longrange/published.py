@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datasets.longrange_tasks import TASKS
+
 #: Metric of the published numbers of each kind of set, and where they come from.
 METRICS = {
     "gpp": "log_mse_hops",
@@ -9,6 +11,7 @@ METRICS = {
     "transfer": "mse",
     "barbell": "mse",
     "tree": "train_accuracy",
+    "cells": "accuracy",
 }
 NOTES = {
     "gpp": (
@@ -24,6 +27,13 @@ NOTES = {
     "transfer": "Published: tables of SWAN and later papers; their line has one node less.",
     "barbell": "Published: ONDA's table.",
     "tree": "Published: Alon and Yahav (arXiv 2006.05205); their edges lead to the root only.",
+    "cells": (
+        "Published: parity and modular arithmetic from Structured Linear CDEs (arXiv 2505.17761), "
+        "trained on lengths 3 to 40 and tested on 40 to 256, one class for each sequence, "
+        "multiplication before addition; those marked ParaRNN (arXiv 2510.21450) one layer; BD-LRU "
+        "(arXiv 2602.12021) in-context recall, as others report it. Ours are other data, sizes "
+        "and budgets."
+    ),
 }
 #: Values of sssp, ecc, diam.
 GPP = {
@@ -82,6 +92,52 @@ TREE = {
     "GIN": (1, 1, 0.77, 0.29, 0.20),
     "GCN": (1, 1, 0.70, 0.19, 0.14, 0.09, 0.08),
 }
+#: Accuracies of parity and modular arithmetic; "[-1, 1]": with negative eigenvalues.
+FORMAL = {
+    "chance": (0.5, 0.2),
+    "Transformer": (0.522, 0.236),
+    "LSTM": (1.0, 0.999),
+    "sLSTM": (1.0, 0.277),
+    "xLSTM [1:1]": (1.0, 0.293),
+    "mLSTM": (0.530, 0.288),
+    "Mamba": (0.542, 0.331),
+    "DeltaNet": (0.578, 0.422),
+    "DeltaNet [-1, 1]": (0.977, 0.664),
+    "Gated DeltaProduct [-1, 1]": (0.980, 0.784),
+    "RWKV-7": (0.511, 0.395),
+    "BD-SLiCE, blocks of 4": (0.953, 0.540),
+    "D-DE-SLiCE": (0.838, 0.984),
+    "DPLR-SLiCE, rank 4": (0.910, 0.683),
+}
+#: Of associative recall and parity.
+PARARNN = {
+    "Transformer, ParaRNN": (1.0, 0.53),
+    "Mamba-2, ParaRNN": (1.0, 0.51),
+    "ParaGRU, ParaRNN": (1.0, 1.0),
+    "ParaLSTM, ParaRNN": (1.0, 1.0),
+}
+#: Of associative recall.
+RECALL = {"BD-LRU, blocks of 2 and more": 1.0, "BD-LRU, diagonal": 0.775}
+
+
+def kind_of(name: str) -> str:
+    """The kind of a set, which shares a protocol: "cells" for those of TASKS, else the first word
+    of its name."""
+    return "cells" if name in TASKS else name.split("_")[0]
+
+
+def published_cells() -> dict[str, dict[str, float]]:
+    """Model -> set of TASKS -> published accuracy."""
+    rows: dict[str, dict[str, float]] = {}
+    tables = (
+        (("parity", "mod_arith"), FORMAL),
+        (("recall", "parity"), PARARNN),
+        (("recall",), {model: (value,) for model, value in RECALL.items()}),
+    )
+    for names, table in tables:
+        for model, values in table.items():
+            rows.setdefault(model, {}).update(zip(names, values))
+    return rows
 
 
 def published(name: str) -> dict[str, dict[str, float]]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from datasets.base import InputError
-from experiments.longrange.published import METRICS, NOTES, published
+from experiments.longrange.published import METRICS, NOTES, kind_of, published
+from experiments.longrange.report_cells import CELLS, cell_tables, spread
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "longrange"
 TABLES = "tables.md"
@@ -24,6 +25,7 @@ ROWS = {
     "plstm": "pLSTM",
     "plstm_d": "pLSTM, D-mode alone",
     "plstm_local": "pLSTM + GIN",
+    **CELLS,
 }
 #: Metrics of each kind of set: title and format.
 COLUMNS = {
@@ -41,13 +43,14 @@ TITLES = {
     "train_accuracy": ("training accuracy", ".3f"),
     "accuracy": ("test accuracy", ".3f"),
 }
-#: How sets are introduced.
+#: How sets are introduced, in the order of the tables; those of kind "cells" share one.
 SETS = {
     "gpp": "Graph property prediction",
     "echo": "Graphs like ECHO's",
     "transfer": "Graph transfer",
     "barbell": "Barbell",
     "tree": "Tree-NeighborsMatch",
+    "cells": "Tasks that tell cells apart",
 }
 LEGEND = (
     "Test values at the epoch of the best validation score, mean ± standard deviation over seeds; "
@@ -58,7 +61,8 @@ LEGEND = (
 
 
 def report(results: Path = RESULTS, write: bool = True) -> str:
-    """Print a table for each set that has results, with published rows below ours.
+    """Print a table for each set that has results, with published rows below ours; the directed
+    sets of :mod:`datasets.longrange_tasks` share one, see :mod:`.report_cells`.
 
     Args:
         results: folder of the result files ROW_SET_seedN.json.
@@ -69,17 +73,24 @@ def report(results: Path = RESULTS, write: bool = True) -> str:
     """
     found = read(results)
     parts = []
+    tasks = {name: rows for name, rows in found.items() if kind_of(name) == "cells"}
     for name, rows in found.items():
-        kind, heading = name.split("_")[0], title(name)
-        head, body = cells(name, rows)
-        lines = [" | ".join(line) for line in (head, ["---", *["---:"] * (len(head) - 1)], *body)]
-        parts.append("\n".join([f"## {heading}\n", *(f"| {line} |" for line in lines)]))
-        parts.append(NOTES[kind])
+        if name not in tasks:
+            parts += [table(title(name), *cells(name, rows)), NOTES[kind_of(name)]]
+    if tasks:
+        parts += [table(heading, *rest) for heading, *rest in cell_tables(tasks, ROWS)]
+        parts.append(NOTES["cells"])
     text = "\n\n".join(["# Long-range tasks", *parts, LEGEND]) + "\n"
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
     if write:
         (results / TABLES).write_text(text)
     return text
+
+
+def table(heading: str, head: list[str], body: list[list[str]]) -> str:
+    """In Markdown."""
+    lines = [" | ".join(line) for line in (head, ["---", *["---:"] * (len(head) - 1)], *body)]
+    return "\n".join([f"## {heading}\n", *(f"| {line} |" for line in lines)])
 
 
 def title(name: str) -> str:
@@ -100,13 +111,13 @@ def read(folder: Path) -> dict[str, dict[str, list[dict]]]:
             f"expected results ROW_SET_seedN.json in {folder.name}, got none; train first"
         )
     kinds, order = list(SETS), list(ROWS)
-    named = sorted(found, key=lambda name: (kinds.index(name.split("_")[0]), name))
-    place = {row: order.index(row) if row in ROWS else len(order) for rows in found.values()
-             for row in rows}  # fmt: skip
-    return {
-        name: {row: found[name][row] for row in sorted(found[name], key=lambda r: (place[r], r))}
-        for name in named
-    }
+    named = sorted(found, key=lambda name: (kinds.index(kind_of(name)), name))
+
+    def place(row: str) -> tuple[int, str]:
+        return order.index(row) if row in ROWS else len(order), row
+
+    return {name: {row: found[name][row] for row in sorted(found[name], key=place)}
+            for name in named}  # fmt: skip
 
 
 def cells(name: str, rows: dict[str, list[dict]]) -> tuple[list[str], list[list[str]]]:
@@ -145,9 +156,3 @@ def value(result: dict, target: str, metric: str) -> float:
     if metric == "log_mse_hops":
         return math.log10(found["mse"])
     return found[metric]
-
-
-def spread(values: list[float], style: str) -> str:
-    """Mean ± standard deviation; of one value, the value."""
-    text = f"{statistics.mean(values):{style}}"
-    return f"{text} ± {statistics.stdev(values):{style}}" if len(values) > 1 else text

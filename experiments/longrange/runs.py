@@ -6,6 +6,7 @@
     python -m experiments.longrange --config $CONFIGS/plstm.yaml --set gpp --seeds 0 --lr 2e-3 \
         --row plstm_p --options.modes P
     python -m experiments.longrange --config $CONFIGS/ablation/no_log_norm.yaml
+    python -m experiments.longrange --config $CONFIGS/cells/delta.yaml --set words_s3 --select
     python -m experiments.longrange report
     python -m experiments.longrange report --results experiments/results/longrange/ablation
 
@@ -14,6 +15,9 @@ the width that comes closest to the same number of parameters, the same epochs a
 learning rate of three that is best on validation data after some epochs, which ``--select`` finds
 and writes to select_ROW_SET.json. One model predicts all targets of a set. What counts are the test
 values at the epoch of the best validation score, see :class:`.training.Scores`.
+
+The directed sets of :mod:`datasets.longrange_tasks` tell the cells of configs/cells apart: models
+of two layers and 40,000 parameters, 30 epochs of 8,000 graphs.
 
 A run writes its results after each epoch, and its checkpoint: the same command goes on where it was
 stopped, and leaves finished runs alone. Processes with other rows, sets or seeds may run at once.
@@ -28,24 +32,28 @@ from typing import Any
 
 from rich.console import Console
 
-from datasets import SPLITS, InputError
+from datasets import InputError
 from datasets import longrange as sets
 from experiments import cli
 from experiments.fitting import Protocol, quiet
 from experiments.longrange.fitting import choose_rate, chosen_rate, run
 from experiments.longrange.models import LongRangeNet, Signature, match_budget
+from experiments.longrange.published import kind_of
 from experiments.longrange.report import RESULTS, report
 from experiments.longrange.training import LOSSES
 from experiments.models import ModelConfig, count_parameters, to_dict
 
-#: Epochs and batches of each kind of set.
+#: Epochs, batches and size of models of each kind of set, see :func:`kind_of`.
 PROTOCOLS = {
     "gpp": {"epochs": 70, "batch_size": 64},
     "echo": {"epochs": 70, "batch_size": 32},
     "transfer": {"epochs": 200, "batch_size": 32},
     "barbell": {"epochs": 100, "batch_size": 32},
     "tree": {"epochs": 50, "batch_size": 128},
+    "cells": {"epochs": 30, "batch_size": 64, "select_epochs": 6, "parameters": 40_000},
 }
+#: What the other kinds have in common.
+SHARED = {"select_epochs": 5, "parameters": 60_000}
 
 
 def train(
@@ -54,7 +62,7 @@ def train(
     set: str = "gpp",
     seeds: str | int = "0",
     select: bool = False,
-    parameters: int = 60_000,
+    parameters: int | None = None,
     layers: int = 4,
     heads: int = 4,
     dropout: float = 0.0,
@@ -65,7 +73,7 @@ def train(
     loss: str = "log_mse",
     lr: float | None = None,
     epochs: int | None = None,
-    select_epochs: int = 5,
+    select_epochs: int | None = None,
     batch_size: int | None = None,
     warmup_epochs: int = 2,
     weight_decay: float = 1e-2,
@@ -79,21 +87,24 @@ def train(
     Args:
         row: name of the row, part of its files' names.
         model: plstm, or one of ``baselines.LOCAL`` and ``baselines.GLOBAL``.
-        set: gpp, echo, transfer_SHAPE_DISTANCE, barbell_NODES or tree_DEPTH.
+        set: gpp, echo, transfer_SHAPE_DISTANCE, barbell_NODES, tree_DEPTH, or one of
+            ``longrange_tasks.TASKS``.
         seeds: of initialisation, batches and orientations; separated by commas.
         select: choose the learning rate, with the first of the seeds, instead of training.
-        parameters: the width is the one that comes closest to this count.
+        parameters: the width is the one that comes closest to this count; by default that of
+            the set.
         layers: layers or blocks.
         heads: heads of pLSTM and GPS.
         dropout: dropout.
         local: layer beside each layer of pLSTM, one of ``baselines.LOCAL``; null for none.
-        options: further arguments of :class:`plstm_graph.nn.PLSTM`.
+        options: further arguments of :class:`plstm_graph.nn.PLSTM`; ``cell`` may also be one of
+            ``nonlinear.NONLINEAR``.
         orientation: of pLSTM's DAGs; random and random_bfs are sampled for every batch.
         average: with these two: orientations over which predictions are averaged.
         loss: mse, or log_mse for the logarithm of each target's mean squared error.
         lr: peak learning rate; by default the one that was chosen with --select.
         epochs: of each run; by default those of the set.
-        select_epochs: of each run of --select.
+        select_epochs: of each run of --select; by default those of the set.
         batch_size: graphs per step; by default that of the set.
         warmup_epochs: epochs of rising learning rate.
         weight_decay: of AdamW.
@@ -110,10 +121,10 @@ def train(
     data = sets.load(name, data_root, sizes and tuple(cli.integers("sizes", sizes)))
     signature = Signature.of(data)
     config = ModelConfig(model, 0, layers, heads, dropout, local=local, options=options or None)
-    config = match_budget(config, signature, parameters)
+    kind = SHARED | PROTOCOLS[kind_of(name)]
+    config = match_budget(config, signature, parameters or kind["parameters"])
     if model != "plstm":
         orientation, average = "none", 1
-    kind = PROTOCOLS[name.split("_")[0]]
     protocol = Protocol(
         epochs=epochs or kind["epochs"], warmup_epochs=warmup_epochs,
         batch_size=batch_size or kind["batch_size"], weight_decay=weight_decay,
@@ -122,7 +133,7 @@ def train(
     settings = {
         "row": row,
         "set": name,
-        "graphs": {part: len(data.parts[part]) for part in SPLITS},
+        "graphs": {part: len(graphs) for part, graphs in data.parts.items()},
         "targets": [asdict(target) for target in data.targets],
         "model": to_dict(config),
         "parameters": count_parameters(LongRangeNet(config, signature)),
@@ -132,7 +143,8 @@ def train(
     }
     selection = out / f"select_{row}_{name}.json"
     if select:
-        seeded = replace(protocol, epochs=select_epochs, seed=numbers[0])
+        short = select_epochs or kind["select_epochs"]
+        seeded = replace(protocol, epochs=short, seed=numbers[0])
         results = choose_rate(data, config, settings, seeded, selection, checkpoints_in)
         for result in results:
             _print(result)

@@ -1,8 +1,7 @@
-"""Batches of the long-range tasks, their scores, and the module that trains every model."""
+"""Batches of the long-range tasks, and the module that trains every model."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch, Data
-from torch_geometric.utils import scatter
-from torchmetrics import MeanMetric
 
 from datasets.longrange import LongRange, Target
+from datasets.longrange_directed import NONE
 from experiments.dag_training import PARTS, GraphBatches, loader
 from experiments.fitting import Protocol
 from experiments.loading import EVAL_FACTOR
 from experiments.longrange.models import LongRangeNet, Signature, mean_outputs
+from experiments.longrange.scores import SMALLEST, Scores, graph_errors
 from experiments.models import ModelConfig, to_dict
 from experiments.training import adamw
 from plstm_graph.dag.orient import DRAWN
@@ -29,8 +28,6 @@ from plstm_graph.transforms import LineGraphCollater, to_line_graphs
 LOSSES = ("mse", "log_mse")
 #: Line graphs of sets with more columns of ``edge_index`` are built batch by batch, in each epoch.
 PREBUILT = 2_000_000
-#: Least squared error whose logarithm is taken.
-SMALLEST = 1e-20
 
 Collate = Callable[[list[Data], list[int]], Batch]
 
@@ -49,6 +46,11 @@ def collater(model: str, orientation: str) -> Collate:
         return LineGraphCollater(orientation, seed if orientation in DRAWN else None)(graphs)
 
     return collate
+
+
+def evaluated(data: LongRange) -> list[str]:
+    """The parts that are not trained on: validation, which picks the epoch, and test."""
+    return [part for part in data.parts if part != "train"]
 
 
 class TrainBatches(GraphBatches):
@@ -79,7 +81,7 @@ class TrainBatches(GraphBatches):
 def loaders(
     data: LongRange, config: ModelConfig, protocol: Protocol, orientation: str, average: int
 ) -> tuple[torch.utils.data.DataLoader, list[torch.utils.data.DataLoader]]:
-    """The training batches, and those of validation and test.
+    """The training batches, and those of the other parts.
 
     The latter are lists of ``average`` batches of the same graphs, each with orientations of its
     own, which stay the same in all epochs; of one batch where orientations are not drawn.
@@ -88,7 +90,7 @@ def loaders(
     drawn = config.name == "plstm" and orientation in DRAWN
     size, copies = EVAL_FACTOR * protocol.batch_size, average if drawn else 1
     evaluation = []
-    for number, part in enumerate(PARTS):
+    for number, part in enumerate(evaluated(data)):
         graphs = data.parts[part]
         batches = [
             [collate(graphs[i : i + size], [protocol.seed, number, i, k]) for k in range(copies)]
@@ -102,68 +104,13 @@ def loaders(
     return loader(TrainBatches(graphs, protocol.batch_size, protocol.seed, collate)), evaluation
 
 
-def graph_errors(out: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-    """Squared and absolute errors [B, T] of each graph for each number that is predicted; those
-    of node targets are means over the nodes of the graph."""
-    squared, absolute = [], []
-    for level in ("node", "graph"):
-        if level not in out:
-            continue
-        error = out[level] - batch[f"{level}_y"]
-        both = torch.cat([error.square(), error.abs()], 1)
-        if level == "node":
-            both = scatter(both, batch.batch, 0, batch.num_graphs, "mean")
-        for errors, found in zip((squared, absolute), both.chunk(2, 1)):
-            errors.append(found)
-    return torch.cat(squared, 1), torch.cat(absolute, 1)
-
-
-class Scores(torch.nn.Module):
-    """The scores of a part, gathered over its batches.
-
-    For each number that is predicted log_mse_TARGET, the decimal logarithm of the mean squared
-    error of scaled labels, and mae_TARGET, the mean absolute error in units of the label; and
-    their ``score``, the mean of the logarithms. For classes accuracy_TARGET alone.
-    """
-
-    def __init__(self, targets: Sequence[Target]) -> None:
-        super().__init__()
-        self.targets = list(targets)
-        self.means = torch.nn.ModuleList(MeanMetric() for _ in range(2 * len(targets)))
-
-    def update(self, out: dict[str, Tensor], batch: Batch) -> None:
-        if "root" in out:
-            right = (out["root"].argmax(-1) == batch.root_y).float()
-            self.means[0].update(right)
-            return
-        for kind, errors in enumerate(graph_errors(out, batch)):
-            for mean, error in zip(self.means[kind::2], errors.unbind(1)):
-                mean.update(error)
-
-    def compute(self) -> dict[str, float]:
-        values = [float(mean.compute()) if mean.update_called else 0.0 for mean in self.means]
-        names = [target.name for target in self.targets]
-        if self.targets[0].classes:
-            return {f"accuracy_{names[0]}": values[0]}
-        logs = [math.log10(max(value, SMALLEST)) for value in values[::2]]
-        return {
-            "score": sum(logs) / len(logs),
-            **{f"log_mse_{name}": value for name, value in zip(names, logs)},
-            **{f"mae_{t.name}": t.scale * v for t, v in zip(self.targets, values[1::2])},
-        }
-
-    def reset(self) -> None:
-        for mean in self.means:
-            mean.reset()
-
-
 class LongRangeModule(L.LightningModule):
     """A model with its loss, scores and optimizer (:func:`adamw`).
 
     Models predict standardised labels. The loss is the mean over targets of their mean squared
     error, or of the decimal logarithm of that of scaled labels; for classes the cross entropy. An
-    epoch is judged by the validation score, or where classes are predicted by the accuracy on the
-    training batches, which is what is published.
+    epoch is judged by the validation score, or where classes of roots are predicted by the accuracy
+    on the training batches, which is what is published.
 
     Args:
         model: fields of :class:`ModelConfig`.
@@ -175,6 +122,7 @@ class LongRangeModule(L.LightningModule):
         lr: peak learning rate.
         weight_decay: of AdamW.
         warmup_epochs: epochs of linear warm-up.
+        parts: names of the parts that are validated on, see :func:`evaluated`.
     """
 
     def __init__(
@@ -189,6 +137,7 @@ class LongRangeModule(L.LightningModule):
         lr: float = 1e-3,
         weight_decay: float = 1e-2,
         warmup_epochs: int = 2,
+        parts: Sequence[str] = PARTS,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -198,12 +147,12 @@ class LongRangeModule(L.LightningModule):
         # Known from the hyperparameters, so no part of the weights.
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("deviation", deviation, persistent=False)
-        self.scores = torch.nn.ModuleList(Scores(found) for _ in PARTS)
+        self.scores = torch.nn.ModuleList(Scores(found) for _ in parts)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scaled labels by level, or the logits of classes."""
         out = self.net(batch)
-        if "root" in out:
+        if "root" in out or "node_class" in out:
             return out
         sizes = [value.size(1) for value in out.values()]
         mean, deviation = self.mean.split(sizes), self.deviation.split(sizes)
@@ -222,6 +171,12 @@ class LongRangeModule(L.LightningModule):
             loss = F.cross_entropy(out["root"], batch.root_y)
             right = (out["root"].argmax(-1) == batch.root_y).float().mean()
             self.log("train_accuracy", right, **options)
+        elif "node_class" in out:
+            known = (batch.class_y != NONE).sum().clamp(min=1)  # a batch may have none
+            total = F.cross_entropy(
+                out["node_class"], batch.class_y, ignore_index=NONE, reduction="sum"
+            )
+            loss = total / known
         else:
             means = graph_errors(out, batch)[0].mean(0)
             if self.hparams.loss == "log_mse":
@@ -236,7 +191,7 @@ class LongRangeModule(L.LightningModule):
         self.scores[dataloader_idx].update(out, batches[0])
 
     def on_validation_epoch_end(self) -> None:
-        for part, scores in zip(PARTS, self.scores):
+        for part, scores in zip(self.hparams.parts, self.scores):
             values = {f"{part}_{name}": value for name, value in scores.compute().items()}
             self.log_dict(values, prog_bar=part == "valid")
             scores.reset()
@@ -266,4 +221,5 @@ def make_module(
         to_dict(config), asdict(Signature.of(data)), [asdict(target) for target in data.targets],
         standard(data), loss=loss, seed=protocol.seed, lr=protocol.lr,
         weight_decay=protocol.weight_decay, warmup_epochs=protocol.warmup_epochs,
+        parts=evaluated(data),
     )  # fmt: skip

@@ -92,7 +92,7 @@ def _grid(shape: tuple[int, ...], directions: tuple[int, ...], turns: str) -> Li
     line_id = None
     if turns == "diffusive":
         line_id = np.flatnonzero(axis_of[line[1]] <= axis_of[line[0]])
-        line = line[:, line_id]
+        line = np.ascontiguousarray(line[:, line_id])
     family = Family(
         node.size,
         Member(torch.from_numpy(edges), torch.arange(edges.shape[1])),

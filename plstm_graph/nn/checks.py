@@ -22,6 +22,7 @@ from plstm_graph.dag.orient import check_orientation
 from plstm_graph.nn.cells import cell_modes
 from plstm_graph.nn.projection import TRANSITION_NODES
 from plstm_graph.ops.checks import BACKENDS, form_names
+from plstm_graph.ops.semiring import SEMIRINGS
 
 CHOICES = {
     "normalization": ("source", "target"),
@@ -51,6 +52,8 @@ def check_options(**options: Any) -> None:
     for name, value in options.items():
         if name in CHOICES:
             choice(name, value, CHOICES[name])
+        elif name == "paths" and value is not None:
+            choice(name, value, SEMIRINGS[1:], "or None")
         elif name in FLAGS:
             flag(name, value)
         elif name in COUNTS:

@@ -32,6 +32,7 @@ from plstm_graph.nn.gates import (
 )
 from plstm_graph.nn.graphs import directed, lasting, resolve_graph
 from plstm_graph.nn.norm import HeadRMSNorm, log_rms, mean_square, unit_length, widened
+from plstm_graph.nn.paths import PathFeatures
 from plstm_graph.nn.projection import Projection
 from plstm_graph.ops import Factored, dag_scan, plstm
 
@@ -103,6 +104,10 @@ class PLSTMConv(MessagePassing):
         log_norm: let the output projection also read the logarithm of each head's root mean square
             (:func:`plstm_graph.nn.norm.log_rms`), which ``head_norm`` takes away and which alone
             tells a distance; without ``head_norm`` it is not used. Default ``True``.
+        paths: let the output projection also read a number for each head that is the longest or
+            shortest path into a node, by learned costs of its edges
+            (:class:`plstm_graph.nn.paths.PathFeatures`): ``"max"``, or ``"logsumexp"`` for a soft
+            one over all paths. Default ``None``.
         scale: factor on the query, in the readout and in Direct. Default 1.
         init: ``"open"``, plain PyTorch initialisation of every map, and Transitions that start
             open at several time scales: the biases of their logits run from 0.5 to 3 over the
@@ -153,6 +158,7 @@ class PLSTMConv(MessagePassing):
         qk_norm: bool = False,
         head_norm: bool = True,
         log_norm: bool = True,
+        paths: str | None = None,
         scale: float = 1.0,
         init: str = "open",
         form: str = "auto",
@@ -173,6 +179,7 @@ class PLSTMConv(MessagePassing):
             qk_norm=qk_norm,
             head_norm=head_norm,
             log_norm=log_norm,
+            paths=paths,
             scale=scale,
             init=init,
             form=form,
@@ -215,7 +222,9 @@ class PLSTMConv(MessagePassing):
         self.projection = Projection(in_channels, edge_dim, *parts, bias)
         self.norm = HeadRMSNorm(heads, out_channels // heads) if head_norm else None
         self.log_norm = log_norm and head_norm
-        width = out_channels + heads if self.log_norm else out_channels
+        self.paths = None if paths is None else PathFeatures(in_channels, heads, paths, edge_dim)
+        more = heads * (int(self.log_norm) + (paths is not None))
+        width = out_channels + more
         self.lin_out = Linear(width, out_channels, bias=bias)
         # Added to the edge parts of the gates, in their order: see Projection.lin_edge.
         wide = sum(part.width for part in self.projection.edge_parts.values())
@@ -254,6 +263,8 @@ class PLSTMConv(MessagePassing):
             self.gates.reset_parameters()
         if self.norm is not None:
             self.norm.reset_parameters()
+        if self.paths is not None:
+            self.paths.reset_parameters()
         self.lin_out.reset_parameters()
         if self.direction_offset is not None:
             torch.nn.init.zeros_(self.direction_offset)
@@ -337,8 +348,9 @@ class PLSTMConv(MessagePassing):
             size_of = log_rms(out, square) if self.log_norm else None
             if self.norm is not None:
                 out = self.norm(out, square)
-            out = out.flatten(1)
-            out = (out if size_of is None else torch.cat([out, size_of], -1)).to(dtype)
+            far = None if self.paths is None else self.paths(x, edge_attr, line_graph)
+            found = [out.flatten(1), size_of, far]
+            out = torch.cat([part for part in found if part is not None], -1).to(dtype)
         out = self.lin_out(out)
         return (out, gates) if return_gates else out
 

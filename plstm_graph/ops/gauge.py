@@ -100,7 +100,7 @@ def _forward(*logs: Tensor, kind: str, tables: tuple) -> tuple[Tensor, ...]:
     source, transition, mark, direct = logs
     schedule, line_index, edge_index = tables
     plan = LevelSchedule(*schedule)
-    (e_in, e_out), dst = line_index, edge_index[1]
+    (e_in, e_out), dst = line_index.contiguous(), edge_index[1]
     largest = transition if transition.dim() == 2 else transition.amax(2)
     m_edge = source.index_select(0, plan.order).unsqueeze(2)
     semiring_scan_(m_edge, largest, plan, kind)

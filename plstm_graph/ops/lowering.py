@@ -79,9 +79,14 @@ def unavailable(form: Form, problem: Problem) -> str | None:
 
 def _others(problem: Problem) -> str:
     """The forms that can, for an error."""
-    can = [
-        repr(form.name)
-        for form in FORMS["torch"].values()
-        if problem.kind in form.kinds and (form.updates or not problem.updates)
-    ]
-    return f"form='auto', or one of {', '.join(can)}"
+    can = {
+        backend: [
+            repr(form.name)
+            for form in FORMS[backend].values()
+            if problem.kind in form.kinds and (form.updates or not problem.updates)
+        ]
+        for backend in (problem.backend, "torch")
+    }
+    if can[problem.backend]:
+        return f"form='auto', or one of {', '.join(can[problem.backend])}"
+    return f"backend='torch' with form='auto', or one of {', '.join(can['torch'])}"

@@ -13,6 +13,7 @@ from experiments import resuming
 from experiments.longrange import fitting, runs
 from experiments.longrange import report as tables
 from experiments.longrange.models import LongRangeNet, Signature, match_budget, mean_outputs
+from experiments.longrange.report_cells import CELLS
 from experiments.longrange.training import LongRangeModule, TrainBatches, collater, loaders
 from experiments.models import ModelConfig, count_parameters
 from plstm_graph import LineGraph
@@ -46,7 +47,7 @@ def config_of(path):
 
 
 def test_rows_are_those_of_the_tables():
-    assert {path.stem for path in CONFIGS} == set(tables.ROWS)
+    assert {path.stem for path in CONFIGS} | CELLS.keys() == tables.ROWS.keys()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

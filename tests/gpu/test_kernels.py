@@ -8,7 +8,7 @@ import torch
 
 from plstm_graph import PLSTM
 from plstm_graph.ops import dag_scan, plstm, prepare
-from plstm_graph.ops.inputs import Factored, Inputs
+from plstm_graph.ops.inputs import Factored, Inputs, LogGate, Reflections
 from plstm_graph.ops.triton import autotune, dense, walk
 from plstm_graph.ops.triton.scan import goes_by_level
 from plstm_graph.ops.triton.walk_plan import Plan
@@ -43,7 +43,7 @@ def arguments(line_graph, *sizes, **options):
 
 def bounded(transition, line_graph):
     """|T| scaled so that states do not grow: float32 is compared on deep graphs."""
-    total = transition.new_zeros(line_graph.num_edges, transition.size(1))
+    total = transition.new_zeros(line_graph.num_edges, *transition.shape[1:])
     total.index_add_(0, line_graph.line_index[1], transition.abs())
     return transition / (0.5 + total[line_graph.line_index[1]])
 
@@ -104,7 +104,7 @@ def compare(form, inputs, line_graph, plan, rtol):
     made = leaves
     if inputs.factored:
         made = leaves._replace(transition=leaves.transition.expand(line_graph.line_index))
-    want = plstm(*made, line_graph, scale=0.5, backend="torch")
+    want = plstm(*made[:7], line_graph, scale=0.5, backend="torch")
     out = form.forward(inputs, 0.5, plan)
     got = form.backward(cotangent_of(out), inputs, 0.5, plan)
     for a, b in zip((out, *got), (want, *grads(want, leaves.tensors)), strict=True):
@@ -118,6 +118,71 @@ def test_walk_equals_torch(line_graph, k, v):
     args[4] = bounded(args[4], line_graph)
     plan = walk.make_plan(line_graph, False)
     compare(walk, Inputs(*args), line_graph, plan, TOLERANCE[torch.float32])
+
+
+def diagonal(line_graph, *sizes, dtype):
+    """The seven arguments of ``plstm`` with diagonal transitions, without gradients."""
+    args = [a.detach() for a in arguments(line_graph, *sizes, dtype=dtype)]
+    rng = torch.Generator(device="cuda").manual_seed(0)
+    shape = (*args[4].shape, args[0].size(2))
+    args[4] = bounded(torch.randn(shape, generator=rng, device="cuda"), line_graph).to(dtype)
+    return args
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("k", "v"), [(8, 8), (24, 25), (64, 48), (100, 37)])
+def test_diagonal_walk_equals_torch(line_graph, k, v, dtype):
+    """Tiles of all sizes; 25 is the V of 24 channels with a normalizer."""
+    if line_graph.num_line_edges * k * v > 1e9:
+        pytest.skip("too large for the comparison")
+    args = diagonal(line_graph, 1, k, v, dtype=dtype)
+    compare(walk, Inputs(*args), line_graph, walk.make_plan(line_graph, False), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("normalizer", [None, "max1", "sum", "norm"])
+@pytest.mark.parametrize("stabilizer", [None, "max", "logsumexp"])
+def test_normalizers_and_stabilizers(line_graph, stabilizer, normalizer):
+    """Positive, so that no denominator is near zero."""
+    for made in (diagonal, arguments):
+        args = [a.detach().abs() for a in made(line_graph, 2, 24, 24, dtype=torch.float32)]
+        args[4] = bounded(args[4], line_graph)
+        args = [a.requires_grad_() for a in args]
+        wide = exact(args)
+        got, want = (
+            plstm(
+                *x[:3], *([LogGate(g.log()) for g in x[3:]] if stabilizer else x[3:]), line_graph,
+                stabilizer=stabilizer, normalizer=normalizer, backend=b,
+            )
+            for x, b in ((args, "auto"), (wide, "torch"))
+        )  # fmt: skip
+        assert_same(got, want, args, 1e-3, wide)
+
+
+@pytest.mark.parametrize("updates", [False, True])
+def test_what_has_no_kernels_runs_on_torch(updates):
+    """Reflections, and block transitions with channels."""
+    line_graph = GRAPHS["mixed"]().to("cuda")
+    n, e, l = line_graph.num_nodes, line_graph.num_edges, line_graph.num_line_edges
+    rng = torch.Generator(device="cuda").manual_seed(0)
+
+    def random(*shape):
+        return (0.3 * torch.randn(shape, generator=rng, device="cuda")).requires_grad_()
+
+    if updates:
+        args = arguments(line_graph, 2, 8, 8, dtype=torch.float32)
+        args[4] = bounded(args[4].detach(), line_graph).requires_grad_()
+        parts = [random(n, 2, 1, 8), random(n, 2, 1), random(n, 2, 1, 8)]
+    else:
+        shapes = (n, 2, 8), (n, 2, 8), (n, 2, 2, 8), (e, 2, 2, 2), (l, 2, 2, 2), (e, 2, 2, 3)
+        args, parts = [random(*shape) for shape in (*shapes, (n, 2, 2, 3))], []
+        args[4] = (0.3 * args[4].detach()).requires_grad_()
+    every = [*args, *parts]
+    wide = exact(every)
+    got, want = (
+        plstm(*x[:7], line_graph, update=Reflections(*x[7:]) if updates else None, form=form)
+        for x, form in ((every, "auto"), (wide, "levelwise"))
+    )
+    assert_same(got, want, every, 1e-3, wide)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

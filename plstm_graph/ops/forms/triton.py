@@ -36,7 +36,7 @@ class _Kernels(Form):
 class TritonWalk(_Kernels):
     name = Walk.name
     kernels = walk
-    kinds = ("line", "factored")
+    kinds = ("line", "factored", "diagonal")
     features = Walk.features
 
     def unavailable(self, problem: Problem) -> str | None:

@@ -10,10 +10,11 @@ Every sum is formed in one program, in a fixed order, or added up over tiles of 
 nodes by one reduction: results are bitwise repeatable.
 
 **Tuning.** The columns of a tile and the number of warps, once for each direction; keys are
-(``"walk_forward"`` or ``"walk_backward"``, with ``"_factored"`` where it is; largest number of runs
-of a launch x H, K, V (all rounded to powers of two), dtype). Both change the order of sums, so
-the last bits: a choice once made is kept, and none is made where torch's deterministic mode is on.
-There are no stages: a load of a state may not pass the store before it.
+(``"walk_forward"`` or ``"walk_backward"``, followed by ``"_factored"`` or ``"_diagonal"`` where
+transitions are; largest number of runs of a launch x H, K, V (all rounded to powers of two),
+dtype). Both change the order of sums, so the last bits: a choice once made is kept, and none is
+made where torch's deterministic mode is on. There are no stages: a load of a state may not pass the
+store before it.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ class _Call:
 
     def __init__(self, inputs: Inputs, scale: float, plan: Sequence[Tensor]) -> None:
         self.plan = plan = Plan.of(list(plan))
-        self.factored, self.scale = inputs.factored, scale
+        self.kind, self.scale = inputs.kind, scale
         tensors = operands(inputs)
-        if not self.factored:  # the kernels' place for b
+        if self.kind != "factored":  # the kernels' place for b
             tensors.insert(5, tensors[3])
         if plan.copy_ptr.numel():  # the first copy of a node has the node's own term
             direct = tensors[-1].new_zeros(plan.copy_node.numel(), *tensors[-1].shape[1:])
@@ -113,7 +114,7 @@ class _Call:
         (_, self.heads, self.k), self.v = tensors[0].shape, tensors[2].size(2)
         self.rows, self.edges, self.lines = (tensors[i].size(0) for i in (-1, 3, 4))
         self.gate = tensors[3]
-        states = self.rows if self.factored else self.edges
+        states = self.rows if self.kind == "factored" else self.edges
         self.states = self.empty(states, self.heads, self.k, self.v)
 
     def empty(self, *shape: int) -> Tensor:
@@ -128,7 +129,7 @@ class _Call:
             kernel[(runs * self.heads, tiles)](
                 *self.tensors, *tensors, *walk[:-1], first, self.rows, self.edges, self.lines,
                 self.heads, self.k, self.v // ALIGN, self.scale,
-                BLOCK_K=config.rows, BLOCK_V=config.width, FACTORED=self.factored, **constexprs,
+                BLOCK_K=config.rows, BLOCK_V=config.width, KIND=self.kind, **constexprs,
                 num_warps=config.num_warps, num_stages=config.num_stages,
                 **launch_options(self.gate.device, REGISTERS[self.gate.dtype]),
             )  # fmt: skip
@@ -137,7 +138,8 @@ class _Call:
         """Run ``launch`` with the best configuration."""
         runs = int(self.plan.there.steps[:, 1].max())
         sizes = map(power_of_2, (runs * self.heads, self.k, self.v))
-        key: Key = (name + "_factored" * self.factored, *sizes, str(self.tensors[2].dtype))
+        name += "" if self.kind == "line" else f"_{self.kind}"
+        key: Key = (name, *sizes, str(self.tensors[2].dtype))
         configs = configs_for(self.k, self.v, self.gate.dtype)
         with on_device(self.gate):
             launch(pick(key, configs, launch, self.gate.device))
@@ -195,9 +197,9 @@ def backward(grad: Tensor, inputs: Inputs, scale: float, plan: Sequence[Tensor])
         d_query, d_key = (call.empty(*rows, call.k) for _ in range(2))
         d_value, d_direct = call.empty(call.rows, call.heads, call.v), call.empty(*rows)
         d_source, d_enter, d_mark = (call.empty(*edges) for _ in range(3))
-        d_transition = call.empty(tiles, call.lines, call.heads)
+        d_transition = call.empty(tiles, *call.tensors[4].shape)
         made = [d_query, d_key, d_value[None], d_source, d_transition, d_enter, d_mark, d_direct]
-        results[:] = made if call.factored else [*made[:5], *made[6:]]
+        results[:] = made if call.kind == "factored" else [*made[:5], *made[6:]]
         tensors = [grad, d_query, d_mark, call.states]
         call.launch(walk_kernels.query_walk_kernel, tensors, there, config, GRADS=True)
         tensors = [grad, call.states, d_key, d_value, d_source, d_transition, d_enter, d_direct]

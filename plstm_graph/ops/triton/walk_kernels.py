@@ -29,6 +29,9 @@ r = A_e v_n also
 
 C_e is not needed after that, so A_e takes its place in memory.
 
+**Diagonal transitions**, T_l [K]: the rows of a state are scaled one by one, and the sum over
+columns alone is the gradient, :math:`dT_{l,i} = \sum_j (C_e)_{ij} (A_{e''})_{ij}`.
+
 **Factored transitions**, T_l = a[e_in] b[e_out]. The sum over predecessors is the same for all
 edges that leave a node, so states live on nodes:
 
@@ -74,8 +77,9 @@ key walk visits w0 after u0, and u0 after u1.
 
 Threads of a program read what others of its threads wrote: a barrier follows every store (next to
 the latency of a dependent load it costs nothing). The dots dT_l of an edge are therefore collected,
-LINES at a time, and stored together. Tables hold 32-bit rows, which become 64-bit offsets. V comes
-as a multiple of ALIGN, which tells the compiler how wide its loads may be.
+LINES at a time, and stored together; the K dots of a diagonal transition are stored at once.
+Tables hold 32-bit rows, which become 64-bit offsets. V comes as a multiple of ALIGN, which tells
+the compiler how wide its loads may be.
 """
 
 import triton
@@ -105,6 +109,16 @@ def load_row(x, row, size, at, inside, dtype: tl.constexpr):
 
 
 @triton.jit
+def line_gate(transition, l, K, k, k_in, KIND: tl.constexpr):
+    """T_l: one number, or if diagonal a column [BLOCK_K, 1]."""
+    if KIND == "diagonal":
+        gate = tl.load(transition + l * K + k, mask=k_in, other=0)[:, None]
+    else:
+        gate = tl.load(transition + l)
+    return gate
+
+
+@triton.jit
 def scaled_state(gate, enter, own, e, total, outer):
     """gate_e (enter_e total + own_e outer): what the state of edge e adds to a sum."""
     return tl.load(gate + e) * (tl.load(enter + e) * total + tl.load(own + e) * outer)
@@ -116,20 +130,20 @@ def query_walk_kernel(
     key,  # [N, H, K]
     value,  # [N, H, V]
     source,  # [E, H]
-    transition,  # [L, H], or a [E, H] if FACTORED
-    enter,  # b [E, H] if FACTORED
+    transition,  # [L, H], diagonal [L, H, K], factored a [E, H]
+    enter,  # b [E, H] if factored
     mark,  # [E, H]
     direct,  # [C, H]
     grad,  # [N, H, V] if GRADS
     out,  # [C, H, V], or d_query [tiles of V, C, H, K] if GRADS
     d_mark,  # [tiles of V, E, H] if GRADS
-    states,  # [E, H, K, V], or [C, H, K, V] if FACTORED; its dtype is that of the arithmetic
+    states,  # [E, H, K, V], factored [C, H, K, V]; its dtype is that of the arithmetic
     run_ptr, node, row, edge_ptr, edge, end, line_ptr, line, before, carry, origin, twin,
     first_run, C, E, L, H, K, V_UNITS,
     scale: tl.float64,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    FACTORED: tl.constexpr,
+    KIND: tl.constexpr,  # of the transitions: "line", "diagonal", "factored"
     GRADS: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = states.dtype.element_ty
@@ -153,7 +167,7 @@ def query_walk_kernel(
             dq = tl.load(direct + r) * tl.sum(g_n * v_n, 0) * k_n
         else:
             read = tl.zeros([BLOCK_K, BLOCK_V], dtype)
-        if FACTORED:
+        if KIND == "factored":
             other = row_at(carry, tl.load(row + i), H, head)
             z_other = tl.zeros([BLOCK_K, BLOCK_V], dtype)
             if other >= 0:
@@ -164,7 +178,7 @@ def query_walk_kernel(
             k_u = load_row(key, u, K, k, k_in, dtype)
             v_u = load_row(value, u, V, v, v_in, dtype)
             c = (tl.load(source + e) * k_u)[:, None] * v_u[None, :]
-            if FACTORED:
+            if KIND == "factored":
                 at = row_at(origin, j, H, head) * K * V
                 z_u = tl.load(states + at + tile, mask=tile_in, other=0)
                 if tl.load(twin + j) >= 0:
@@ -177,7 +191,7 @@ def query_walk_kernel(
                 for p in range(tl.load(line_ptr + j), tl.load(line_ptr + j + 1)):
                     at = row_at(before, p, H, head) * K * V
                     c_p = tl.load(states + at + tile, mask=tile_in, other=0)
-                    c += tl.load(transition + row_at(line, p, H, head)) * c_p
+                    c += line_gate(transition, row_at(line, p, H, head), K, k, k_in, KIND) * c_p
                 tl.store(states + e * K * V + tile, c, mask=tile_in)
                 tl.debug_barrier()
             if GRADS:
@@ -187,7 +201,7 @@ def query_walk_kernel(
                 tl.debug_barrier()
             else:
                 read += tl.load(mark + e) * c
-        if FACTORED:
+        if KIND == "factored":
             tl.store(states + r * K * V + tile, z, mask=tile_in)
         if GRADS:
             tl.store(out + (part * C * H + r) * K + k, dq * scale, mask=k_in)
@@ -204,8 +218,8 @@ def key_walk_kernel(
     key,  # [N, H, K]
     value,  # [N, H, V]
     source,  # [E, H]
-    transition,  # [L, H], or a [E, H] if FACTORED
-    enter,  # b [E, H] if FACTORED
+    transition,  # [L, H], diagonal [L, H, K], factored a [E, H]
+    enter,  # b [E, H] if factored
     mark,  # [E, H]
     direct,  # [C, H]
     grad,  # [N, H, V]
@@ -213,8 +227,8 @@ def key_walk_kernel(
     d_key,  # [tiles of V, C, H, K]
     d_value,  # [C, H, V]
     d_source,  # [tiles of V, E, H]
-    d_transition,  # [tiles of V, L, H], or [tiles of V, E, H] if FACTORED
-    d_enter,  # [tiles of V, E, H] if FACTORED
+    d_transition,  # [tiles of V, *transition.shape]
+    d_enter,  # [tiles of V, E, H] if factored
     d_direct,  # [tiles of V, C, H]
     against,  # ``carry`` of the query walk
     run_ptr, node, row, edge_ptr, edge, end, line_ptr, line, before, carry, origin, twin,
@@ -222,7 +236,7 @@ def key_walk_kernel(
     scale: tl.float64,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    FACTORED: tl.constexpr,
+    KIND: tl.constexpr,  # of the transitions: "line", "diagonal", "factored"
     LINES: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = states.dtype.element_ty
@@ -246,7 +260,7 @@ def key_walk_kernel(
         d_n = tl.load(direct + r)
         qk, gv = tl.sum(q_n * k_n, 0), tl.sum(g_n * v_n, 0)
         dk, dv = d_n * gv * q_n, d_n * qk * g_n
-        if FACTORED:
+        if KIND == "factored":
             z = tl.load(states + r * K * V + tile, mask=tile_in, other=0)
             other = row_at(carry, tl.load(row + i), H, head)
             y_other = tl.zeros([BLOCK_K, BLOCK_V], dtype)
@@ -259,7 +273,7 @@ def key_walk_kernel(
             g_w = load_row(grad, w, V, v, v_in, dtype)
             s_e = tl.load(source + e)
             a = (tl.load(mark + e) * q_w)[:, None] * g_w[None, :]
-            if FACTORED:
+            if KIND == "factored":
                 at = row_at(origin, j, H, head) * K * V
                 y_w = tl.load(states + at + tile, mask=tile_in, other=0)
                 z_n = z
@@ -288,25 +302,33 @@ def key_walk_kernel(
                     for p in range(first, tl.minimum(first + LINES, last)):
                         at = row_at(before, p, H, head) * K * V
                         a_p = tl.load(states + at + tile, mask=tile_in, other=0)
-                        a += tl.load(transition + row_at(line, p, H, head)) * a_p
-                        dot = tl.sum(tl.sum(c * a_p, 1), 0)
-                        dots = tl.where(place == p - first, dot, dots)
-                    used = first + place < last
-                    l = tl.load(line + first + place, mask=used, other=0).to(tl.int64) * H + head
-                    tl.store(d_transition + part * L * H + l, dots, mask=used)
-                    tl.debug_barrier()
+                        l_p = row_at(line, p, H, head)
+                        a += line_gate(transition, l_p, K, k, k_in, KIND) * a_p
+                        dot = tl.sum(c * a_p, 1)
+                        if KIND == "diagonal":
+                            at = (part * L * H + l_p) * K
+                            tl.store(d_transition + at + k, dot, mask=k_in)
+                            tl.debug_barrier()
+                        else:
+                            dots = tl.where(place == p - first, tl.sum(dot, 0), dots)
+                    if KIND == "line":
+                        used = first + place < last
+                        l = tl.load(line + first + place, mask=used, other=0)
+                        l = l.to(tl.int64) * H + head
+                        tl.store(d_transition + part * L * H + l, dots, mask=used)
+                        tl.debug_barrier()
             ds = tl.sum(a * v_n[None, :], 1)
             dk += s_e * ds
             dv += s_e * tl.sum(a * k_n[:, None], 0)
             tl.debug_barrier()  # no thread writes before all have read C_e
             tl.store(d_source + part * E * H + e, tl.sum(k_n * ds, 0))
-            if FACTORED:
+            if KIND == "factored":
                 tl.store(d_transition + part * E * H + e, d_a)
                 tl.store(d_enter + part * E * H + e, d_b)
             else:
                 tl.store(states + e * K * V + tile, a, mask=tile_in)
             tl.debug_barrier()
-        if FACTORED:
+        if KIND == "factored":
             tl.debug_barrier()  # no thread writes before all have read Z_n
             tl.store(states + r * K * V + tile, y, mask=tile_in)
         tl.store(d_direct + part * C * H + r, qk * gv)

@@ -35,7 +35,7 @@ from experiments.kernels import aot
 kinds = {}
 for spec in aot.shipped():
     kernel, options = spec.name.rstrip("]").split("[")
-    kinds.setdefault((kernel, *(x for x in options.split(",") if x[0] in "JFG")), spec)
+    kinds.setdefault((kernel, *(x for x in options.split(",") if x[0] in "JKG")), spec)
 for i, (kind, spec) in enumerate(kinds.items()):
     row = aot.resources(spec, ("sm_90", "sm_80")[i % 2])
     print(*kind, row["registers"] > 0, aot.fault(row), sep="|")
@@ -46,7 +46,7 @@ def test_each_kernel_compiles():
     """One configuration of each kind, without a stack, spills or missing barriers. All of them:
     ``python -m experiments.kernels.aot``."""
     lines = [line.split("|") for line in run_python("-c", REPRESENTATIVES).splitlines()]
-    assert len(lines) == 6 + 2 + 2 * 4 + 1
+    assert len(lines) == 9 + 2 + 2 * 4 + 1
     for *kind, compiled, fault in lines:
         assert (compiled, fault) == ("True", "None"), kind
 

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("triton")
 
 from experiments.kernels import aot
+from plstm_graph.ops.forms.triton import TritonWalk
 from plstm_graph.ops.inputs import Inputs
 from plstm_graph.ops.triton import (
     dense,
@@ -128,16 +129,16 @@ def test_layers(launched, listed):
     parts = [ZOO[name]() for name in ("path", "tree", "random_dense", "join")]
     batch = disjoint(parts, batch=True)  # parts of all block sizes of the dense form
     plans = {
-        (name, factored): (graph, walk.make_plan(graph, factored))
+        (name, kind): (graph, walk.make_plan(graph, kind == "factored"))
         for name, graph in (("one way", batch), ("two ways", ZOO["two_way_path"]()))
-        for factored in (False, True)
+        for kind in TritonWalk.kinds
     }
     on_chip = dense.make_plan(batch)
     for dtype, gate, k, v in itertools.product(
         DTYPES, DTYPES, (3, 24, 32, 60, 100, 256), (2, 16, 31, 300)
     ):
-        for (_, factored), (graph, plan) in plans.items():
-            tensors = layer_inputs(graph, 1, k, v, factored=factored).tensors
+        for (_, kind), (graph, plan) in plans.items():
+            tensors = layer_inputs(graph, 1, k, v, kind=kind).tensors
             tensors = [x.to(dtype if i < 3 else gate) for i, x in enumerate(tensors)]
             tensors[5] = off_by_one(tensors[5])
             tensors[1] = tensors[1].to(gate) if k == 60 else tensors[1]
@@ -145,7 +146,7 @@ def test_layers(launched, listed):
             walk.forward(inputs, 0.3, plan)
             walk.backward(inputs.value, inputs, 0.3, plan)
             wide = torch.float64 in (dtype, gate)
-            if graph is batch and not factored and max(k, v) <= dense.CHANNELS and not wide:
+            if graph is batch and kind == "line" and max(k, v) <= dense.CHANNELS and not wide:
                 dense.forward(inputs, 0.3, on_chip)
                 dense.backward(inputs.value, inputs, 0.3, on_chip)
     assert launched <= listed

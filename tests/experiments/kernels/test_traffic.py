@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("triton")
 
 from experiments.kernels.traffic import dense_traffic, sizes_of, walk_traffic
+from plstm_graph.ops.forms.triton import TritonWalk
 from plstm_graph.ops.triton import dense, walk
 from plstm_graph.ops.triton.common import interpreting
 from tests.experiments.kernels.counting import counted
@@ -25,16 +26,16 @@ def bytes_of(form, inputs, plan):
 
 
 @pytest.mark.parametrize("sizes", [(1, 24, 24), (2, 3, 40)])
-@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("kind", TritonWalk.kinds)
 @pytest.mark.parametrize("name", ["hub", "no_line_edges", "two_way_path"])
-def test_walk(name, factored, sizes):
+def test_walk(name, kind, sizes):
     line_graph = ZOO[name]()
-    inputs = layer_inputs(line_graph, *sizes, dtype=torch.float32, factored=factored)
-    found = bytes_of(walk, inputs, walk.make_plan(line_graph, factored))
-    traffic = walk_traffic(line_graph, sizes_of(line_graph, *sizes, factored=factored))
+    inputs = layer_inputs(line_graph, *sizes, dtype=torch.float32, kind=kind)
+    found = bytes_of(walk, inputs, walk.make_plan(line_graph, kind == "factored"))
+    traffic = walk_traffic(line_graph, sizes_of(line_graph, *sizes, kind=kind))
     assert found[0] == traffic["walk_forward"].bytes
     assert found[1] == traffic["walk_query"].bytes + traffic["walk_key"].bytes
-    if name == "hub" and not factored:
+    if name == "hub" and kind != "factored":
         assert all(t.bytes <= 1.35 * t.least for t in traffic.values())
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from plstm_graph.ops.forms.naive import naive_plstm
-from plstm_graph.ops.inputs import Factored, Inputs
+from plstm_graph.ops.inputs import Inputs
 from tests.zoo import inputs
 
 
@@ -18,13 +18,16 @@ def payload(line_graph, heads, width, *, states=None, dtype=torch.float64, seed=
 
 
 def layer_inputs(
-    line_graph, heads=2, key_size=3, value_size=4, *, dtype=torch.float64, factored=False
+    line_graph, heads=2, key_size=3, value_size=4, *, dtype=torch.float64, kind="line"
 ):
     """Random :class:`Inputs` on the device of ``line_graph``, without gradients."""
     tensors = list(inputs(line_graph, heads, key_size, value_size, dtype=dtype))
-    if factored:
-        rng, shape = torch.Generator().manual_seed(1), (line_graph.num_edges, heads)
-        gates = [torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(2)]
+    if kind != "line":
+        shapes = [(line_graph.num_edges, heads)] * 2
+        if kind == "diagonal":
+            shapes = [(line_graph.num_line_edges, heads, key_size)]
+        rng = torch.Generator().manual_seed(1)
+        gates = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
         tensors[4:5] = [0.6 * gate.to(dtype) for gate in gates]
     return Inputs.of([x.detach().to(line_graph.device) for x in tensors])
 
@@ -36,10 +39,7 @@ def cotangent_of(out):
 def expected(inputs, line_graph, scale):
     """The layer by its definition in float64, and its gradients for :func:`cotangent_of`."""
     leaves = Inputs.of([x.detach().double().requires_grad_() for x in inputs.tensors])
-    transition = leaves.transition
-    if isinstance(transition, Factored):
-        transition = transition.expand(line_graph.line_index)
-    out = naive_plstm(leaves._replace(transition=transition), line_graph, scale)
+    out = naive_plstm(leaves, line_graph, scale)
     return out.detach(), grads(out, leaves.tensors)
 
 

@@ -40,6 +40,13 @@ def test_equals_naive(name, device):
     check(ZOO[name]().to(device), 1, 3, 5)
 
 
+def test_a_column_more(device):
+    """The column of a normalizer: V + 1 = 25 is padded to 28, and 33 is too wide."""
+    line_graph = ZOO["join"]().to(device)
+    check(line_graph, 1, 3, 25)
+    assert "at most 32 channels" in dense.unavailable(line_graph, 3, 33)
+
+
 @pytest.mark.parametrize("terms", [16, 64])
 def test_a_large_batch(terms, device, monkeypatch):
     """Parts of all block sizes in one batch, heads apart; products whole or in pieces."""

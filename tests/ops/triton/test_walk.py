@@ -1,4 +1,4 @@
-"""The walk against the definition: values, gradients, repeats; plain and factored transitions."""
+"""The walk against the definition: values, gradients, repeats; all kinds of transitions."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ import torch
 pytest.importorskip("triton")
 
 from plstm_graph import LineGraph
+from plstm_graph.ops.forms.triton import TritonWalk
 from plstm_graph.ops.inputs import Factored, Inputs
 from plstm_graph.ops.triton import walk
 from plstm_graph.ops.triton.autotune import Config
@@ -37,41 +38,46 @@ GRAPHS = [
     "two_way_reversed",
     "two_way_in_part",
 ]
-BOTH = pytest.mark.parametrize("factored", [False, True], ids=["plain", "factored"])
+KINDS = pytest.mark.parametrize("kind", TritonWalk.kinds)
 
 
-def check(line_graph, factored, *sizes, plan=None, rtol=1e-10, **options):
-    inputs = layer_inputs(line_graph, *sizes, factored=factored, **options)
-    plan = walk.make_plan(line_graph, factored) if plan is None else plan
+def plan_for(line_graph, kind):
+    return walk.make_plan(line_graph, kind == "factored")
+
+
+def check(line_graph, kind, *sizes, plan=None, rtol=1e-10, **options):
+    inputs = layer_inputs(line_graph, *sizes, kind=kind, **options)
+    plan = plan_for(line_graph, kind) if plan is None else plan
     assert_equals_naive(walk, inputs, line_graph, plan, rtol)
 
 
-@BOTH
+@KINDS
 @pytest.mark.parametrize("name", GRAPHS)
-def test_equals_naive(name, factored, device):
-    check(ZOO[name]().to(device), factored, 1, 3, 5)
+def test_equals_naive(name, kind, device):
+    check(ZOO[name]().to(device), kind, 1, 3, 5)
 
 
+@pytest.mark.parametrize("kind", ["line", "diagonal"])
 @pytest.mark.parametrize("name", ["pruned", "two_way_pruned"])
-def test_pruned_line_edges(name, device):
-    check(ZOO[name]().to(device), False, 1, 3, 4)
+def test_pruned_line_edges(name, kind, device):
+    check(ZOO[name]().to(device), kind, 1, 3, 4)
 
 
-@BOTH
-def test_batch_of_one_way_and_two_way_graphs(factored, device):
+@KINDS
+def test_batch_of_one_way_and_two_way_graphs(kind, device):
     """Heads apart; parts of different lengths; the reverse, where directed edges run against."""
     line_graph = ZOO["two_way_in_part"]().reverse().to(device)
-    check(line_graph, factored, 2, 2, 3)
+    check(line_graph, kind, 2, 2, 3)
 
 
-@BOTH
+@KINDS
 @pytest.mark.parametrize("name", ["diamond", "no_edges", "empty", "two_way_grid"])
-def test_level_by_level(name, factored, device):
+def test_level_by_level(name, kind, device):
     line_graph = ZOO[name]().to(device)
-    plan = build_plan(line_graph, factored, "levels")
+    plan = build_plan(line_graph, kind == "factored", "levels")
     if line_graph.num_edges:
         assert plan.there.steps.size(0) > 1
-    check(line_graph, factored, 1, 3, 4, plan=plan.flat())
+    check(line_graph, kind, 1, 3, 4, plan=plan.flat())
 
 
 def test_the_kind_of_runs():
@@ -84,16 +90,16 @@ def test_the_kind_of_runs():
         assert [len(s) for s in steps] == [1, 1, 2]
 
 
-@BOTH
+@KINDS
 @pytest.mark.parametrize("name", ["multi_edge", "two_way_star"])
-def test_tiles_of_v(name, factored, device, monkeypatch):
+def test_tiles_of_v(name, kind, device, monkeypatch):
     monkeypatch.setattr(walk, "CONFIGS", (Config(16, 2, 2),))
-    check(ZOO[name]().to(device), factored, 2, 3, 5)
+    check(ZOO[name]().to(device), kind, 2, 3, 5)
 
 
-@BOTH
+@KINDS
 @pytest.mark.parametrize("place", [0, 1])
-def test_candidates_of_the_tuner(place, factored, device, monkeypatch):
+def test_candidates_of_the_tuner(place, kind, device, monkeypatch):
     """Each gives the same values, after others ran as when they are timed; keys as documented."""
     keys = []
 
@@ -104,23 +110,25 @@ def test_candidates_of_the_tuner(place, factored, device, monkeypatch):
         return configs[place]
 
     monkeypatch.setattr(walk, "pick", pick)
-    check(ZOO["join"]().to(device), factored, 1, 20, 20, dtype=torch.float32, rtol=1e-5)
-    ending = "_factored" * factored
+    check(ZOO["join"]().to(device), kind, 1, 20, 20, dtype=torch.float32, rtol=1e-5)
+    ending = "" if kind == "line" else f"_{kind}"
     names = [f"walk_forward{ending}", f"walk_backward{ending}"]
     assert keys == [(name, 1, 32, 32, "torch.float32") for name in names]
 
 
-def test_more_line_edges_than_are_stored_together(device):
+@pytest.mark.parametrize("kind", ["line", "diagonal"])
+def test_more_line_edges_than_are_stored_together(kind, device):
     edges = [(0, 1)] + [(1, i) for i in range(2, 22)]
-    check(LineGraph.from_edge_index(torch.tensor(edges).T.to(device)), False, 1, 2, 2)
+    check(LineGraph.from_edge_index(torch.tensor(edges).T.to(device)), kind, 1, 2, 2)
 
 
-def test_any_acyclic_line_graph(device):
+@pytest.mark.parametrize("kind", ["line", "diagonal"])
+def test_any_acyclic_line_graph(kind, device):
     """A graph with a cycle of nodes that no method made: 0 -> 1 -> 2 -> 0 -> 3, cut at node 0."""
     edge_index = torch.tensor([[0, 1, 2, 0, 2], [1, 2, 0, 3, 1]])
     line_index = torch.tensor([[0, 1, 1], [1, 2, 4]])
     line_graph = LineGraph(4, edge_index, line_index).to(device)
-    check(line_graph, False, 2, 3, 4)
+    check(line_graph, kind, 2, 3, 4)
     with pytest.raises(ValueError, match=r"factored transitions.*transition\.expand"):
         walk.make_plan(line_graph, True)
 
@@ -134,44 +142,51 @@ def test_factored_transitions_do_not_look_at_line_edges(monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(walk.make_plan(line_graph, True), plan))
 
 
-@BOTH
+@KINDS
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["join", "two_way_path"])
-def test_half_precision_rounds_once(name, dtype, factored, device):
+def test_half_precision_rounds_once(name, dtype, kind, device):
     line_graph = ZOO[name]().to(device)
-    check(line_graph, factored, dtype=dtype, rtol=2 * torch.finfo(dtype).eps)
+    check(line_graph, kind, dtype=dtype, rtol=2 * torch.finfo(dtype).eps)
 
 
-@BOTH
-def test_bitwise_repeatable(factored, device):
+@KINDS
+def test_bitwise_repeatable(kind, device):
     line_graph = ZOO["two_way_star"]().to(device)
-    inputs = layer_inputs(line_graph, 1, dtype=torch.float32, factored=factored)
-    plan = walk.make_plan(line_graph, factored)
+    inputs = layer_inputs(line_graph, 1, dtype=torch.float32, kind=kind)
+    plan = plan_for(line_graph, kind)
     (first, ones), (second, twos) = (computed(walk, inputs, plan, 0.7) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip((first, *ones), (second, *twos)))
 
 
-@BOTH
-def test_mixed_dtypes_and_strided_inputs(factored, device):
+@KINDS
+def test_mixed_dtypes_and_strided_inputs(kind, device):
     line_graph = ZOO["fork"]().to(device)
-    tensors = layer_inputs(line_graph, factored=factored).tensors
+    tensors = layer_inputs(line_graph, kind=kind).tensors
     tensors = [x.half() if i < 3 else x.float() for i, x in enumerate(tensors)]
     tensors[2] = tensors[2].repeat(1, 1, 2)[..., ::2]
     tensors[0] = tensors[0].transpose(0, 1).contiguous().transpose(0, 1)
     tensors[1] = tensors[1].float()
     tensors[3] = tensors[3].bfloat16()
-    plan = walk.make_plan(line_graph, factored)
+    plan = plan_for(line_graph, kind)
     assert_equals_naive(walk, Inputs.of(tensors), line_graph, plan, 8e-3)
 
 
 def test_gradients_have_the_order_of_the_inputs(device):
     """a and b apart: with b = 0 no state moves, and the gradient of a is 0, that of b is not."""
     line_graph = ZOO["two_way_path"]().to(device)
-    inputs = layer_inputs(line_graph, 1, factored=True)
+    inputs = layer_inputs(line_graph, 1, kind="factored")
     a, b = inputs.transition
     inputs = inputs._replace(transition=Factored(a, torch.zeros_like(b)))
     _, got = computed(walk, inputs, walk.make_plan(line_graph, True), 1.0)
     assert not got[4].any() and got[5].any()
+
+
+@pytest.mark.parametrize("kind", ["line", "diagonal"])
+def test_a_column_more(kind, device):
+    """The column of a normalizer: V + 1 = 25 (padded to 28) in one tile, and 33 in two."""
+    for v in (25, 33):
+        check(ZOO["join"]().to(device), kind, 1, 3, v)
 
 
 def test_unavailable(device):
@@ -195,9 +210,9 @@ def test_golden_in_float32(name, device):
 def test_reference_sees_the_factored_formula():
     """The expected values themselves, by hand: 0 -> 1 -> 2, one channel."""
     line_graph = ZOO["join"]()
-    inputs = layer_inputs(line_graph, 1, 1, 1, factored=True)
+    inputs = layer_inputs(line_graph, 1, 1, 1, kind="factored")
     q, k, v, s, (a, b), m, d = (
-        [y.flatten() for y in x] if isinstance(x, Factored) else x.flatten() for x in inputs
+        [y.flatten() for y in x] if isinstance(x, Factored) else x.flatten() for x in inputs[:7]
     )
     state = s[2] * k[2] * v[2] + b[2] * sum(a[e] * s[e] * k[e] * v[e] for e in (0, 1))
     want = q[3] * m[2] * state + d[3] * q[3] * k[3] * v[3]
