@@ -22,15 +22,35 @@ typedef struct {
     int64_t J, S, M, R; /* states of an edge, rows of Source, columns of Mark, reflections */
 } NAME(cell);
 
-/* to = sum of a[i * step] times columns [c, c + w) of row i, filled up with zeros. */
-INLINE void NAME(mix)(NAME(eight) *to, const REAL *a, int64_t step, const REAL *row, int64_t each,
-                      int64_t rows, int64_t c, int64_t w, int64_t W) {
+/* to = sum of a[i * step] times columns [c, c + w) of row i, filled up with zeros; `only`
+ * is row 0, which is all there is to do where there is one row. */
+INLINE void NAME(mix)(NAME(eight) *to, const REAL *a, int64_t step, const NAME(eight) *only,
+                      const REAL *row, int64_t each, int64_t rows, int64_t c, int64_t w,
+                      int64_t W) {
+    if (rows == 1) {
+        EACH(j) to[j] = a[0] * only[j];
+        return;
+    }
     NAME(load)(to, a[0], row, c, w, W);
     for (int64_t i = 1; i < rows; i++) {
         NAME(eight) x[4];
         NAME(load)(x, a[i * step], row + i * each, c, w, W);
         EACH(j) to[j] += x[j];
     }
+}
+
+/* d[i * step] += row i . x, likewise. */
+INLINE void NAME(unmix)(REAL *d, int64_t step, const NAME(eight) *only, const REAL *row,
+                        int64_t each, int64_t rows, const NAME(eight) *x, int64_t c, int64_t w,
+                        int64_t W) {
+    if (rows == 1) {
+        NAME(eight) sum = {0};
+        EACH(j) sum += only[j] * x[j];
+        d[0] += NAME(sum)(sum);
+        return;
+    }
+    for (int64_t i = 0; i < rows; i++)
+        d[i * step] += NAME(dot)(row + i * each + c, (const REAL *)x, w);
 }
 
 /* x += the sum of each of the rows [count, 8]; there is room for a multiple of eight rows. */
@@ -110,12 +130,13 @@ static void NAME(cells_own_backward)(const NAME(cell) *x, const REAL *direct, RE
 }
 
 /* G states of an edge: left right^T, or what is there, if this is more of them, and T (.) state of
- * n line edges, where t is [n, J, G]. If there is a reader, sums = reader^T state. */
-INLINE void NAME(block_rows)(REAL *to, const REAL *t, const REAL **from, const REAL *left,
+ * n line edges, where t[l] is [J, G]. If there is a reader, sums = reader^T state. */
+INLINE void NAME(block_rows)(REAL *to, const REAL **t, const REAL **from, const REAL *left,
                              const REAL *right, const REAL *reader, REAL *sums, int64_t K,
                              int more, int64_t n, int64_t J, int64_t W, int G) {
     int64_t size = K * W;
-    NAME(eight) sum[GROUP][4] = {0};
+    NAME(eight) sum[GROUP][4];
+    for (int g = 0; g < G; g++) EACH(j) sum[g][j] = (NAME(eight)){0};
     for (int64_t r = 0; r < K; r++) {
         NAME(eight) y[GROUP][4];
         for (int g = 0; g < G; g++)
@@ -129,7 +150,7 @@ INLINE void NAME(block_rows)(REAL *to, const REAL *t, const REAL **from, const R
             for (int64_t in = 0; in < J; in++) {
                 NAME(eight) c[4];
                 EACH(j) c[j] = NAME(get)(from[l] + in * size + r * W + 8 * j);
-                for (int g = 0; g < G; g++) EACH(j) y[g][j] += t[(l * J + in) * G + g] * c[j];
+                for (int g = 0; g < G; g++) EACH(j) y[g][j] += t[l][in * G + g] * c[j];
             }
         for (int g = 0; g < G; g++)
             EACH(j) {
@@ -152,7 +173,7 @@ INLINE void NAME(block_rows)(REAL *to, const REAL *t, const REAL **from, const R
     }
 
 /* The same with constants where J and n are small. */
-INLINE void NAME(group)(REAL *to, const REAL *t, const REAL **from, const REAL *left,
+INLINE void NAME(group)(REAL *to, const REAL **t, const REAL **from, const REAL *left,
                         const REAL *right, const REAL *reader, REAL *sums, int64_t K, int more,
                         int64_t n, int64_t J, int G, int64_t W) {
     switch (J <= GROUP ? -J : G) {
@@ -169,7 +190,7 @@ INLINE void NAME(group)(REAL *to, const REAL *t, const REAL **from, const REAL *
 
 /* A function for each W: few, as compilers take long over each. */
 #define WITH(W)                                                                                \
-    APART void NAME(group_##W)(REAL *to, const REAL *t, const REAL **from, const REAL *left,   \
+    APART void NAME(group_##W)(REAL *to, const REAL **t, const REAL **from, const REAL *left,  \
                                const REAL *right, const REAL *reader, REAL *sums, int64_t K,   \
                                int more, int64_t n, int64_t J, int G) {                        \
         NAME(group)(to, t, from, left, right, reader, sums, K, more, n, J, G, W);              \
@@ -179,26 +200,41 @@ WITH(16)
 WITH(24)
 #undef WITH
 
-/* All states of place i, in groups, from a few line edges at a time; T[i, j] of a line edge is
- * t[i * down + j * across]. */
+/* The rows [first, first + G) of a block that is [J, J], as columns: [J, G]. */
+INLINE void NAME(turn)(REAL *to, const REAL *block, int64_t J, int64_t G) {
+    for (int64_t j = 0; j < J; j++)
+        for (int64_t g = 0; g < G; g++) to[j * G + g] = block[g * J + j];
+}
+
+/* All states of place i, in groups, from a few line edges at a time; backward their blocks are
+ * transposed. */
 INLINE void NAME(blocks)(const NAME(cell) *x, REAL *states, int64_t i, const NAME(lines) *lines,
                          const REAL *left, const REAL *right, const REAL *reader, REAL *sums,
-                         int64_t down, int64_t across, int64_t W) {
+                         int transposed, int64_t W) {
     int64_t J = x->J, size = x->u.K * W, end = lines->ptr[i + 1];
     for (int64_t first = 0; first < J; first += GROUP) {
         int64_t G = J - first < GROUP ? J - first : GROUP, l = lines->ptr[i];
         int more = 0;
         do {
-            const REAL *from[GROUP];
+            const REAL *from[GROUP], *t[GROUP];
             int64_t n = 0;
-            for (REAL *t = x->turned; n < GROUP && l < end; n++, l++) {
-                const REAL *T = x->u.transition + lines->line[l] * x->u.step + first * down;
+            for (; n < GROUP && l < end; n++, l++) {
+                const REAL *block = x->u.transition + lines->line[l] * x->u.step;
+                REAL *to = x->turned + n * J * GROUP;
                 from[n] = states + (lines->other[l] - lines->start) * J * size;
-                for (int64_t j = 0; j < J; j++)
-                    for (int64_t g = 0; g < G; g++) *t++ = T[g * down + j * across];
+                t[n] = to;
+                if (transposed && J <= GROUP)
+                    t[n] = block;
+                else if (transposed)
+                    for (int64_t j = 0; j < J; j++)
+                        for (int64_t g = 0; g < G; g++) to[j * G + g] = block[j * J + first + g];
+                else if (J == 4)
+                    NAME(turn)(to, block, 4, 4);
+                else
+                    NAME(turn)(to, block + first * J, J, G);
             }
             (W == 8 ? NAME(group_8) : W == 16 ? NAME(group_16) : NAME(group_24))(
-                states + (i * J + first) * size, x->turned, from, left, right + first * W,
+                states + (i * J + first) * size, t, from, left, right + first * W,
                 l < end ? 0 : reader, sums + first * W, x->u.K, more, n, J, G);
             more = 1;
         } while (l < end);
@@ -306,15 +342,18 @@ INLINE void NAME(cell_states)(const NAME(cell) *x, int reads, int kind, int64_t 
         const REAL *q = NAME(of)(u->query, d), *k = NAME(of)(u->key, s);
         const REAL *v = NAME(of)(u->value, s);
         REAL *errors = x->errors + (reads ? 0 : i * J * R * W), *sums = x->left;
-        NAME(eight) sum[4] = {0}, right[4];
+        NAME(eight) sum[4] = {0}, right[4], only[4];
+        if (kind == BLOCK)
+            NAME(ahead)(u, u->reversed ? i - AHEAD : i + AHEAD, &u->into, J * J, S * J, J * M, 0);
         if (kind == BLOCK) {
+            NAME(load)(only, 1, v, u->c, u->w, W);
             for (int64_t j = 0; j < J; j++) {
-                NAME(mix)(right, source + j, J, v, u->V, S, u->c, u->w, W);
+                NAME(mix)(right, source + j, J, only, v, u->V, S, u->c, u->w, W);
                 EACH(b) EIGHT(x->right + j * W + 8 * b) = right[b];
             }
             const REAL *reader = R ? NAME(of)(x->keys, s) : reads ? q : 0;
-            NAME(blocks)(x, u->states, i, &u->into, k, R ? x->nothing : x->right, reader, sums, J,
-                         1, W);
+            NAME(blocks)(x, u->states, i, &u->into, k, R ? x->nothing : x->right, reader, sums, 0,
+                         W);
         } else {
             const REAL *t[2], *from[2];
             int64_t n = NAME(gather)(u, u->states, i, &u->into, t, from, 0, 0, u->K, kind, W);
@@ -462,14 +501,19 @@ INLINE void NAME(cell_adjoints)(const NAME(cell) *x, int kind, int64_t W) {
         const REAL *v = NAME(of)(u->value, s), *g = NAME(of)(u->grad, d);
         const REAL *last = R ? NAME(of)(x->keys, s) + (R - 1) * u->K : 0;
         REAL *state = u->states + i * J * size, *adjoint = u->adjoints + i * J * size;
+        if (kind == BLOCK)
+            NAME(ahead)(u, u->reversed ? i + AHEAD : i - AHEAD, &u->from, J * J, S * J, J * M, 1);
         REAL *for_query = x->rows, *for_key = x->rows + 8 * x->high;
+        NAME(eight) only_v[4], only_g[4];
+        NAME(load)(only_v, 1, v, u->c, u->w, W);
+        NAME(load)(only_g, 1, g, u->c, u->w, W);
         if (kind == BLOCK) {
             NAME(eight) grad[4];
             for (int64_t j = 0; j < J; j++) {
-                NAME(mix)(grad, u->mark + of_mark + j * M, 1, g, u->V, M, u->c, u->w, W);
+                NAME(mix)(grad, u->mark + of_mark + j * M, 1, only_g, g, u->V, M, u->c, u->w, W);
                 EACH(b) EIGHT(x->left + j * W + 8 * b) = grad[b];
             }
-            NAME(blocks)(x, u->adjoints, i, &u->from, q, x->left, 0, 0, 1, J, W);
+            NAME(blocks)(x, u->adjoints, i, &u->from, q, x->left, 0, 0, 1, W);
             for (int64_t l = u->from.ptr[i]; l < u->from.ptr[i + 1]; l++)
                 NAME(all_pairs)(u->d_transition + u->from.line[l] * u->step,
                                 u->adjoints + (u->from.other[l] - u->from.start) * J * size, state,
@@ -479,7 +523,7 @@ INLINE void NAME(cell_adjoints)(const NAME(cell) *x, int kind, int64_t W) {
             NAME(eight) grad[4], right[4], told[4] = {0}, taught[4] = {0}, seen[4] = {0};
             const REAL *t[2], *from[2];
             REAL *dt[2];
-            NAME(mix)(right, u->source + of_source + j, J, v, u->V, S, u->c, u->w, W);
+            NAME(mix)(right, u->source + of_source + j, J, only_v, v, u->V, S, u->c, u->w, W);
             if (kind == BLOCK) {
                 EACH(b) grad[b] = NAME(get)(x->left + j * W + 8 * b);
                 NAME(cell_adjoint)(adjoint, state, q, grad, k, right, last, t, from, dt, for_query,
@@ -489,19 +533,15 @@ INLINE void NAME(cell_adjoints)(const NAME(cell) *x, int kind, int64_t W) {
                                          u->d_transition, u->K, kind, W);
                 for (int64_t m = 0; m < n && m < 2; m++)
                     dt[m] = u->d_transition + (t[m] - u->transition);
-                NAME(load)(grad, u->mark[gate], g, u->c, u->w, W);
+                EACH(b) grad[b] = u->mark[gate] * only_g[b];
                 COUNT(n, cell_adjoint, adjoint, state, q, grad, k, right, last, t, from, dt,
                       for_query, for_key, told, taught, seen, 0, u->K, kind, W)
             }
-            for (int64_t m = 0; m < M; m++)
-                u->d_mark[of_mark + j * M + m] +=
-                    NAME(dot)(g + m * u->V + u->c, (REAL *)told, u->w);
-            for (int64_t r = 0; r < S; r++) {
-                u->d_source[of_source + r * J + j] +=
-                    NAME(dot)(v + r * u->V + u->c, (REAL *)taught, u->w);
+            NAME(unmix)(u->d_mark + of_mark + j * M, 1, only_g, g, u->V, M, told, u->c, u->w, W);
+            NAME(unmix)(u->d_source + of_source + j, J, only_v, v, u->V, S, taught, u->c, u->w, W);
+            for (int64_t r = 0; r < S; r++)
                 NAME(add)(u->d_value + (s * u->heads * S + r) * u->V,
                           u->source[of_source + r * J + j], taught, u->c, u->w, W);
-            }
             NAME(undo_all)(x, adjoint, state, x->errors + (i * J + j) * R * W, e, s, right, seen,
                            kind, W);
         }

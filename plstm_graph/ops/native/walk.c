@@ -175,6 +175,35 @@ INLINE int64_t NAME(gather)(const NAME(unit) *u, REAL *states, int64_t i, const 
     return n;
 }
 
+/* Ask for n numbers. */
+INLINE void NAME(ask_row)(const REAL *x, int64_t n) {
+    for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(REAL)) __builtin_prefetch(x + i);
+}
+
+#define AHEAD 2 /* edges before an edge is come to, what it is made of is asked for */
+
+/* Ask for what the edge at place i is made of, with transitions of n numbers, and source and mark
+ * of so many: else one waits for each in turn, as an edge is more than processors look ahead. */
+INLINE void NAME(ahead)(const NAME(unit) *u, int64_t i, const NAME(lines) *lines, int64_t n,
+                        int64_t source, int64_t mark, int grads) {
+    if (i < 0 || i >= u->edges) return;
+    int64_t e = u->edge[i], s = u->src[e], d = u->dst[e];
+    for (int64_t l = lines->ptr[i]; l < lines->ptr[i + 1] && l < lines->ptr[i] + 4; l++) {
+        NAME(ask_row)(u->transition + lines->line[l] * u->step, n);
+        if (grads) NAME(ask_row)(u->d_transition + lines->line[l] * u->step, n);
+    }
+    NAME(ask_row)(u->source + e * u->heads * source, 1);
+    NAME(ask_row)(u->mark + e * u->heads * mark, 1);
+    NAME(ask_row)(NAME(of)(u->query, d), u->K);
+    NAME(ask_row)(NAME(of)(u->key, s), u->K);
+    NAME(ask_row)(NAME(of)(u->value, s), u->V);
+    if (grads) {
+        NAME(ask_row)(NAME(of)(u->grad, d), u->V);
+        NAME(ask_row)(u->d_source + e * u->heads * source, 1);
+        NAME(ask_row)(u->d_mark + e * u->heads * mark, 1);
+    }
+}
+
 /* What n transitions are in registers: numbers a, or vectors of columns. */
 INLINE void NAME(transitions)(const NAME(unit) *u, const REAL **t, REAL *a,
                               NAME(eight) (*columns)[4], int kind, int64_t W, int n) {
@@ -224,6 +253,8 @@ INLINE void NAME(states)(const NAME(unit) *u, NAME(nodes) left, NAME(nodes) righ
         int64_t s = u->src[e], d = u->dst[e];
         const REAL *t[2], *from[2];
         NAME(eight) x[4], sum[4] = {0};
+        if (kind != NUMBER)
+            NAME(ahead)(u, u->reversed ? i - AHEAD : i + AHEAD, &u->into, u->K, 1, 1, 0);
         int64_t n = NAME(gather)(u, u->states, i, &u->into, t, from, 0, 0, rows, kind, W);
         NAME(load)(x, u->source[gate], NAME(of)(right, s), u->c, u->w, W);
         COUNT(n, state, u, u->states + i * rows * W, NAME(of)(left, s), x, t, from, reads,
@@ -279,6 +310,8 @@ INLINE void NAME(adjoints)(const NAME(unit) *u, int kind, int64_t W) {
         const REAL *q = NAME(of)(u->query, d), *k = NAME(of)(u->key, s), *t[2], *from[2];
         REAL *state = u->states + i * size, *dt[2];
         NAME(eight) query[4], key[4], d_query[4] = {0}, d_key[4] = {0};
+        if (kind != NUMBER)
+            NAME(ahead)(u, u->reversed ? i + AHEAD : i - AHEAD, &u->from, u->K, 1, 1, 1);
         int64_t n = NAME(gather)(u, u->adjoints, i, &u->from, t, from, state, u->d_transition,
                                  u->V, kind, W);
         for (int64_t m = 0; m < n && m < 2; m++) dt[m] = u->d_transition + (t[m] - u->transition);
