@@ -176,6 +176,8 @@ class PLSTMBlock(torch.nn.Module):
         self.zero_init = zero_init
         self.norm = Norm(norm, channels)
         self.conv = _make_conv(channels, heads, edge_dim, **kwargs)
+        if zero_init and not hasattr(self.conv, "lin_out"):
+            refuse("zero_init", "as False with a layer without output projection", "True")
         self.local = make_local(local, channels, edge_dim, act)
         names = () if self.local is None else inspect.signature(self.local.forward).parameters
         self.local_edge_attr = edge_dim is not None and "edge_attr" in names
@@ -222,7 +224,7 @@ class PLSTMBlock(torch.nn.Module):
         line_graph: LineGraph | None = None,
     ) -> Tensor:
         """Run the block. The arguments are those of :class:`PLSTMConv`."""
-        weight = self.conv.lin_out.weight
+        weight = getattr(self.conv, "lin_out", self.conv).weight
         check_x(x, self.conv.in_channels, weight)
         check_batch_vector(batch, x)
         if self.local is not None:
