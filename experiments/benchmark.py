@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from experiments import benchmark_grid, benchmark_published, benchmark_sequences
+from experiments import benchmark_cells, benchmark_grid, benchmark_published, benchmark_sequences
 from experiments import device as devices
 from experiments.benchmark_building import bench_building, bench_molhiv
 from experiments.benchmark_layers import bench_layers
@@ -186,6 +186,7 @@ def main(args: list[str] | None = None) -> dict:
         "growth": bench_growth(turns, options.quick, device, console),
     }
     if device.type == "cpu":
+        result["cells"] = benchmark_cells.bench(LineGraph.from_data(batch), turns, console)
         result["long_sequences"] = benchmark_sequences.bench(turns, options.quick, console)
         result["grid"] = benchmark_grid.bench(turns, options.quick, console, options.threads)
     else:
