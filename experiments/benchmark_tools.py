@@ -127,7 +127,7 @@ def op_step(line_graph: LineGraph, inputs: list[Tensor], form: str) -> Callable[
         if form == "edge loop":
             out = edge_loop(*inputs, line_graph)
         else:
-            out = plstm(*Inputs.of(inputs), line_graph, form=form)
+            out = plstm(*Inputs.of(inputs)[:7], line_graph, form=form)
         torch.autograd.grad(out, inputs, torch.ones_like(out))
 
     return step
