@@ -39,7 +39,7 @@ def plan_of(form: Form, problem: Problem) -> list[Tensor]:
 
 
 def _key(form: Form, problem: Problem) -> tuple:
-    return ("form", form.name, form.backend, problem.kind, problem.updates, problem.heads)
+    return ("form", form.name, form.backend, form.tables(problem), problem.heads)
 
 
 def has_plan_of(form: Form, problem: Problem) -> bool:

@@ -146,19 +146,25 @@ def states_by_level(inputs: Inputs, levels: Levels) -> Tensor:
     return torch.cat(done).index_select(0, levels.position) if done else own
 
 
+def direct_term(query: Tensor, key: Tensor, value: Tensor, direct: Tensor) -> Tensor:
+    """D_n (q_n . k_n) v_n, with state channels [N, H, J_M, V]."""
+    dot = (query * key).sum(-1)
+    if direct.dim() == 2:
+        return (direct * dot)[..., None] * value
+    return torch.einsum("nhsm,nh,nhsv->nhmv", direct, dot, value)
+
+
 def read(states: Tensor, inputs: Inputs, edge_index: Tensor, scale: float) -> Tensor:
     """h_n of all nodes, in the shape of ``inputs.out_shape``."""
     dst = edge_index[1]
-    query, key, value, direct = inputs.query * scale, inputs.key, inputs.value, inputs.direct
-    dot = (query * key).sum(-1)
+    query = inputs.query * scale
+    out = direct_term(query, inputs.key, inputs.value, inputs.direct)
     query = query.index_select(0, dst)
     if states.dim() == 4:
         told = inputs.mark[..., None] * (query.unsqueeze(-2) @ states).squeeze(-2)
-        out = (direct * dot)[..., None] * value
     else:
         told = (query[:, :, None, None] @ states).squeeze(-2)  # [E, H, J, V]
         told = torch.einsum("ehjm,ehjv->ehmv", inputs.mark, told)
-        out = torch.einsum("nhsm,nh,nhsv->nhmv", direct, dot, value)
     return out.index_add(0, dst, told)
 
 

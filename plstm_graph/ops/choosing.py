@@ -20,8 +20,14 @@ from plstm_graph.ops.checks import check_line_graph, form_names, resolve_backend
 from plstm_graph.ops.cost import cheapest, is_chosen
 from plstm_graph.ops.forms import FORMS, Form, Problem
 from plstm_graph.ops.junctions import followers
-from plstm_graph.ops.lowering import as_seen_by, unavailable
+from plstm_graph.ops.lowering import as_seen_by, has_kind, unavailable
 from plstm_graph.ops.schedule import level_schedule
+
+#: Kinds of transitions, and whether there are updates, that :func:`prepare` is for.
+PREPARED = (
+    *(("line", False), ("factored", False), ("diagonal", False), ("block", False)),
+    *(("line", True), ("diagonal", True)),
+)
 
 
 def prepare(
@@ -34,7 +40,8 @@ def prepare(
     Args:
         line_graph: the line graph. For layers with ``direction="two_way"`` on directed graphs
             prepare ``line_graph.two_way()``.
-        heads: H; key_size: K; value_size: V of the layers that will use it.
+        heads: H; key_size: K; value_size: V of the layers that will use it, V + 1 with a
+            normalizer that divides.
         form: of these layers. ``torch.export`` of a layer with a form of its own gives a program
             for all line graphs that are prepared for it; ``"auto"`` chooses one for each batch, and
             a program only takes those with the same choice. Default ``"auto"``.
@@ -64,11 +71,15 @@ def prepare(
                 level_schedule(directed)  # for stabilizers and scans
             if directed.is_complete:
                 followers(directed)
-            for factored, dtype in product((False, True), (torch.float32, torch.float64)):
-                if not (directed.is_complete if factored else few):
+            for (kind, updates), dtype in product(PREPARED, (torch.float32, torch.float64)):
+                if not (directed.is_complete if kind == "factored" else few):
                     continue
-                kind = "factored" if factored else "line"
-                problem = Problem(directed, heads, key_size, value_size, kind, "auto", dtype)
+                sizes = heads, key_size, value_size
+                problem = Problem(directed, *sizes, kind, "auto", dtype, updates)
+                if kind == "block" and resolve_backend("auto", directed.device) == "triton":
+                    continue  # copies of edges, whose number is not known here
+                if form != "auto" and not has_kind(FORMS["torch"][form], problem):
+                    continue
                 problem, chosen = choose(form, problem)
                 if chosen.name != "naive":
                     plan_of(chosen, as_seen_by(chosen, problem))

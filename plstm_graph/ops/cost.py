@@ -38,6 +38,11 @@ def cost(form: Form, problem: Problem) -> float:
     known = constants()[table_of(problem)].get(form.name)
     if known is None or unavailable(form, problem) is not None:
         return float("inf")
+    # A graph with copies of edges is not built for an estimate where another form has blocks.
+    others = FORMS[problem.backend].values()
+    has_blocks = "block" in form.kinds or not any("block" in other.kinds for other in others)
+    if problem.kind == "block" and not has_blocks:
+        return float("inf")
     problem = as_seen_by(form, problem)
     return sum(known.get(name, 0.0) * size for name, size in form.features(problem).items())
 
@@ -45,7 +50,7 @@ def cost(form: Form, problem: Problem) -> float:
 def _key(what: str, problem: Problem) -> tuple:
     # The dtype matters to Triton kernels alone.
     dtype = str(problem.dtype) if problem.backend == "triton" else ""
-    return (what, *problem._replace(line_graph=None, dtype=dtype))
+    return (what, *problem._replace(line_graph=None, dtype=dtype, states=None))
 
 
 def least_cost(problem: Problem) -> float:

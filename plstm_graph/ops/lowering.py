@@ -65,6 +65,12 @@ def restored(out: Tensor, problem: Problem, seen: Problem) -> Tensor:
     return out if seen.kind == problem.kind or problem.kind != "block" else out.unsqueeze(2)
 
 
+def has_kind(form: Form, problem: Problem) -> bool:
+    """Whether the form has the kind of transitions, or factors in their place, and the updates."""
+    has = problem.kind in (*form.kinds, "factored")
+    return has and (form.updates or not problem.updates)
+
+
 def unavailable(form: Form, problem: Problem) -> str | None:
     """Why the form cannot compute the problem, with a remedy; ``None`` if it can."""
     if problem.updates and not form.updates:
@@ -83,7 +89,7 @@ def _others(problem: Problem) -> str:
         backend: [
             repr(form.name)
             for form in FORMS[backend].values()
-            if problem.kind in form.kinds and (form.updates or not problem.updates)
+            if problem.kind in form.kinds and has_kind(form, problem)
         ]
         for backend in (problem.backend, "torch")
     }

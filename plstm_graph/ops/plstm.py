@@ -15,6 +15,7 @@ from torch import Tensor
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.dag.tracing import untraced
 from plstm_graph.ops.autograd import propagate
+from plstm_graph.ops.by_level import direct_term
 from plstm_graph.ops.checks import (
     check_options,
     check_plstm,
@@ -147,8 +148,8 @@ def _run(
             inputs = Inputs(*inputs[:3], *gates, inputs.update)
         own = None
         if options.edge_query is not None:
-            own = _direct(own_query * scale, *(x[:nodes] for x in (inputs.key, inputs.value)),
-                          inputs.direct[:nodes])  # fmt: skip
+            rows = (own_query * scale, inputs.key, inputs.value, inputs.direct)
+            own = direct_term(*(x[:nodes] for x in rows))
             inputs = inputs._replace(direct=torch.zeros_like(inputs.direct))
         out = compute(inputs, line_graph, scale, form, backend)
         states = None
@@ -206,14 +207,6 @@ def general(inputs: Inputs, line_graph: LineGraph) -> Inputs:
     return Inputs(query, key, value, source, transition, mark, direct, update)
 
 
-def _direct(query: Tensor, key: Tensor, value: Tensor, direct: Tensor) -> Tensor:
-    """D_n (q_n . k_n) v_n."""
-    dot = (query * key).sum(-1)
-    if direct.dim() == 2:
-        return (direct * dot)[..., None] * value
-    return torch.einsum("nhsm,nh,nhsv->nhmv", direct, dot, value)
-
-
 def _with_ports(inputs: Inputs, options: Options, line_graph: LineGraph, scale: float):
     """The inputs with ports for the states in and out, and these."""
     none = line_graph.edge_index.new_empty(0)
@@ -245,10 +238,14 @@ def _is_prepared(
         return False
     if options.stabilizer is not None and not line_graph.has_plan("level_schedule"):
         return False
-    inputs = general(inputs, line_graph)
     if inputs.factored and not line_graph.has_plan("is_complete"):
         return False
+    # Only shapes and dtypes matter, which are those of the logarithms.
+    gates = (gate if isinstance(gate, Factored) else shaped(gate) for gate in inputs[3:7])
+    inputs = general(Inputs(*inputs[:3], *gates, inputs.update), line_graph)
     problem = _problem(inputs, line_graph, backend)
+    counted = options.normalizer in COUNTING
+    problem = problem._replace(value_size=problem.value_size + counted)
     if inputs.factored and not _keeps_factors(inputs, line_graph):
         problem = problem._replace(kind="line")
     return is_prepared(form, problem)

@@ -15,7 +15,11 @@ from torch import Tensor
 
 from plstm_graph.dag.family import Family, Member
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.dag.tracing import Kept, outside
 from plstm_graph.ops.inputs import EdgeStates, Inputs, LogGate, shaped
+
+#: Sets of ports that are kept with a line graph.
+KEPT = 8
 
 
 class Ports(NamedTuple):
@@ -32,7 +36,21 @@ class Ports(NamedTuple):
 
 
 def with_ports(line_graph: LineGraph, into: Tensor, out: Tensor, rows: int) -> Ports:
-    """The graph with ports for states of ``rows`` rows into and out of some edges, [I] and [O]."""
+    """The graph with ports for states of ``rows`` rows into and out of some edges, [I] and [O].
+
+    Those that were made last are kept with the line graph: the pieces of a sequence have the same
+    ports in each step.
+    """
+    kept = line_graph.plan("ports", lambda _: Kept(KEPT))
+    key = tuple(into.tolist()), tuple(out.tolist()), rows
+    found = kept.get(key)
+    if found is None:
+        with outside():
+            found = kept.keep(key, _with_ports(line_graph, into, out, rows))
+    return found
+
+
+def _with_ports(line_graph: LineGraph, into: Tensor, out: Tensor, rows: int) -> Ports:
     src, dst = line_graph.edge_index
     n, e, device = line_graph.num_nodes, line_graph.num_edges, line_graph.device
     into, out = into.repeat_interleave(rows), out.repeat_interleave(rows)

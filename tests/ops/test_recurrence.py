@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from plstm_graph.ops import EdgeStates, Factored, LogGate, Reflections, plstm
+from plstm_graph.ops import EdgeStates, Factored, LogGate, Reflections, plstm, ports, prepare
 from plstm_graph.ops.by_level import transported
 from plstm_graph.ops.forms import FORMS
 from tests.ops.test_forms import compare, derivatives
@@ -273,3 +273,48 @@ def test_a_sequence_in_two_pieces(normalizer, stabilizer):
     initial = EdgeStates(torch.tensor([0]), t[None, :, None, None] * states.state, scale)
     got = call(last, every[half:], every[half:9], lines[half:], initial=initial)
     assert torch.allclose(got[1:], want[half + 1 :], atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "kind, updates",
+    [
+        ("diagonal", False),
+        ("line", True),
+        ("diagonal", True),
+        ("block", False),
+        ("channels", False),
+    ],
+)
+def test_prepared_recurrences_compile_as_one_graph(kind, updates):
+    line_graph = prepare(ZOO["molecules"](), 2, 3, 2)
+    args = arguments(line_graph, kind)
+    update = reflections(line_graph) if updates else None
+    compiled = torch.compile(plstm, fullgraph=True, backend="aot_eager")
+    want = derivatives(plstm(*args, line_graph, update=update), args)
+    compare(compiled(*args, line_graph, update=update), want, args, 1e-10)
+
+
+def test_a_stabilized_recurrence_compiles_as_one_graph():
+    line_graph = prepare(ZOO["molecules"](), 2, 3, 3)
+    args = arguments(line_graph, "line")
+    gates = [*args[:3], *map(logs, args[3:])]
+    options = {"stabilizer": "logsumexp", "normalizer": "max1"}
+    compiled = torch.compile(plstm, fullgraph=True, backend="aot_eager")
+    want = derivatives(plstm(*gates, line_graph, **options), args)
+    gates = [*args[:3], *map(logs, args[3:])]
+    compare(compiled(*gates, line_graph, **options), want, args, 1e-10)
+
+
+def test_ports_are_made_once():
+    line_graph = ZOO["path"]()
+    args, edges = arguments(line_graph, "line"), torch.tensor([2])
+    with torch.inference_mode():
+        plstm(*args, line_graph, return_state=edges)
+    kept = dict(line_graph.plan("ports", None))
+    assert len(kept) == 1
+    out, states = plstm(*args, line_graph, return_state=edges)
+    (out.sum() + states.state.sum()).backward()
+    assert dict(line_graph.plan("ports", None)) == kept
+    for edge in range(8):
+        plstm(*args, line_graph, return_state=torch.tensor([edge]))
+    assert len(line_graph.plan("ports", None)) == ports.KEPT

@@ -67,6 +67,10 @@ class Form:
         A form without features is never chosen by ``form="auto"``."""
         return {}
 
+    def tables(self, problem: Problem) -> str:
+        """Which tables :meth:`plan` makes, where it makes different ones for kinds of problems."""
+        return "nodes" if problem.kind == "factored" else "edges"
+
     def plan(self, problem: Problem) -> list[Tensor]:
         """The tables that the form needs of the line graph: the caller keeps them."""
         raise NotImplementedError

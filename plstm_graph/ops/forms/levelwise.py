@@ -149,9 +149,12 @@ class Levelwise(Form):
             "line": states * graph.num_line_edges,
         }
 
+    def tables(self, problem: Problem) -> str:
+        return "levels" if problem.updates or problem.kind == "block" else "edges"
+
     def plan(self, problem: Problem) -> list[Tensor]:
         graph = problem.line_graph
-        if problem.updates or problem.kind == "block":
+        if self.tables(problem) == "levels":
             return list(levels_of(graph))
         return [graph.edge_index, *level_schedule(graph), *level_schedule(graph.reverse())]
 
