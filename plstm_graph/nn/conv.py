@@ -10,13 +10,11 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor
 
 from plstm_graph.checks import choice, refuse
-from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.cells import CellTensors, cell_mode, make_cell
 from plstm_graph.nn.cells.plstm import plstm_parts
 from plstm_graph.nn.checks import (
     check_batch_vector,
-    check_edge_attr,
     check_heads,
     check_options,
     check_plstm_alone,
@@ -30,7 +28,7 @@ from plstm_graph.nn.gates import (
     normalize_factors,
     normalize_transition,
 )
-from plstm_graph.nn.graphs import directed, lasting, resolve_graph
+from plstm_graph.nn.graphs import directed, lasting, resolve_edges
 from plstm_graph.nn.norm import HeadRMSNorm, log_rms, mean_square, unit_length, widened
 from plstm_graph.nn.paths import PathFeatures
 from plstm_graph.nn.projection import Projection
@@ -310,18 +308,10 @@ class PLSTMConv(MessagePassing):
         check_batch_vector(batch, x)
         check_options(return_gates=return_gates, scale=self.scale)
         reverse_flow = self.flow == "target_to_source"
-        line_graph, edge_index, edge_attr = resolve_graph(
-            x,
-            edge_index,
-            edge_attr,
-            line_graph,
-            orientation=self.orientation,
-            batch=batch,
-            use_values=self.edge_dim is not None,
-            reverse_flow=reverse_flow,
-        )
-        columns = num_columns(line_graph) if edge_index is None else edge_index.size(1)
-        edge_attr = check_edge_attr(edge_attr, proj.edge_dim, columns, x, weight)
+        line_graph, edge_attr, columns = resolve_edges(
+            x, edge_index, edge_attr, batch, line_graph, self.orientation, proj.edge_dim, weight,
+            reverse_flow,
+        )  # fmt: skip
         if proj.lazy:
             proj.materialize(x, edge_attr)
         with lasting():

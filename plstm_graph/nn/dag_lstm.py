@@ -2,9 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch_geometric.typing import Adj, OptTensor
 
-from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.recurrent import RecurrentConv
 
 
@@ -76,15 +74,3 @@ class DAGLSTMConv(RecurrentConv):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         self._reset_recurrent()
-
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Adj | None,
-        edge_attr: OptTensor = None,
-        batch: OptTensor = None,
-        line_graph: LineGraph | None = None,
-    ) -> Tensor:
-        """Run the layer. The arguments are those of :class:`PLSTMConv`."""
-        h, dtype = self.states(x, edge_index, edge_attr, batch, line_graph)
-        return h.flatten(1).to(dtype)

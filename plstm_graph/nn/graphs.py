@@ -10,7 +10,9 @@ from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
 
 from plstm_graph.checks import describe, instance
+from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
+from plstm_graph.nn.checks import check_edge_attr
 
 REMEDY = "rebuild it with LineGraph.from_edge_index or LineGraph.from_data"
 
@@ -87,6 +89,34 @@ def resolve_graph(
     else:
         check_line_graph(line_graph, x, edge_index)
     return line_graph, edge_index, edge_attr
+
+
+def resolve_edges(
+    x: Tensor,
+    edge_index: Any,
+    edge_attr: Tensor | None,
+    batch: Tensor | None,
+    line_graph: LineGraph | None,
+    orientation: str | Tensor,
+    edge_dim: int | None,
+    weight: Tensor | None,
+    reverse_flow: bool = False,
+) -> tuple[LineGraph, Tensor | None, int]:
+    """What a layer with edge features of a width gets: the line graph, the checked features, and
+    the number of columns that their rows follow. Arguments as :func:`resolve_graph` and
+    :func:`check_edge_attr`."""
+    line_graph, edge_index, edge_attr = resolve_graph(
+        x,
+        edge_index,
+        edge_attr,
+        line_graph,
+        orientation=orientation,
+        batch=batch,
+        use_values=edge_dim is not None,
+        reverse_flow=reverse_flow,
+    )
+    columns = num_columns(line_graph) if edge_index is None else edge_index.size(1)
+    return line_graph, check_edge_attr(edge_attr, edge_dim, columns, x, weight), columns
 
 
 def check_line_graph(line_graph: Any, x: Tensor, edge_index: Tensor | None) -> None:

@@ -7,16 +7,14 @@ from torch import Tensor
 from torch_geometric.typing import Adj, OptTensor
 
 from plstm_graph.checks import choice, refuse
-from plstm_graph.dag.checks import num_columns
 from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.checks import (
     check_batch_vector,
-    check_edge_attr,
     check_heads,
     check_options,
     check_x,
 )
-from plstm_graph.nn.graphs import directed, resolve_graph
+from plstm_graph.nn.graphs import directed, resolve_edges
 from plstm_graph.nn.norm import widened
 from plstm_graph.nn.projection import LazyLinear
 from plstm_graph.ops.sweep import FORMS, sweep
@@ -36,7 +34,7 @@ class RecurrentConv(torch.nn.Module):
         cell: of :func:`plstm_graph.ops.sweep.sweep`.
         in_channels, out_channels, heads, edge_dim, direction, orientation, bias, form: as in
             :class:`SLSTMConv`.
-        node_bias: whether W has a bias of its own.
+        node_bias: whether the bias belongs to W, and not to each head.
     """
 
     def __init__(
@@ -81,6 +79,8 @@ class RecurrentConv(torch.nn.Module):
         if edge_dim is not None:
             self.lin_edge = LazyLinear(edge_dim, 4 * out_channels, bias=False)
         self.weight = torch.nn.Parameter(torch.empty(ways * heads, 4, size, size))
+        gates = torch.nn.Parameter(torch.empty(self.weight.shape[:3]))
+        self.register_parameter("bias", gates if bias and not node_bias else None)
 
     def reset_parameters(self) -> None:
         """Resets all learnable parameters of the module."""
@@ -88,38 +88,27 @@ class RecurrentConv(torch.nn.Module):
         if self.lin_edge is not None:
             self.lin_edge.reset_parameters()
 
-    def states(
+    def forward(
         self,
         x: Tensor,
         edge_index: Adj | None,
-        edge_attr: OptTensor,
-        batch: OptTensor,
-        line_graph: LineGraph | None,
-        bias: OptTensor = None,
-    ) -> tuple[Tensor, torch.dtype]:
-        """h [N, ways * H, d] in float32 or float64, and the dtype of the gates' linear map.
-        ``bias`` [ways * H, 4, d] is added to the gates."""
+        edge_attr: OptTensor = None,
+        batch: OptTensor = None,
+        line_graph: LineGraph | None = None,
+    ) -> Tensor:
+        """Run the layer. The arguments are those of :class:`PLSTMConv`."""
         weight = None if self.lin_node.lazy else self.weight
         check_x(x, self.lin_node.in_channels, weight)
         check_batch_vector(batch, x)
-        line_graph, edge_index, edge_attr = resolve_graph(
-            x,
-            edge_index,
-            edge_attr,
-            line_graph,
-            orientation=self.orientation,
-            batch=batch,
-            use_values=self.edge_dim is not None,
-            reverse_flow=False,
-        )
-        columns = num_columns(line_graph) if edge_index is None else edge_index.size(1)
         edge_dim = None if self.lin_edge is None else self.lin_edge.in_channels
-        edge_attr = check_edge_attr(edge_attr, edge_dim, columns, x, weight)
+        line_graph, edge_attr, _ = resolve_edges(
+            x, edge_index, edge_attr, batch, line_graph, self.orientation, edge_dim, weight
+        )
         line_graph, ways = self._ways(line_graph)
         projected = self.lin_node(x)
         gates, recurrent = self._gates(projected), widened(self.weight)
-        if bias is not None:
-            gates = gates + widened(bias)
+        if self.bias is not None:
+            gates = gates + widened(self.bias)
         edge = None if edge_attr is None else self._gates(self.lin_edge(edge_attr))
         parts = []
         with torch.autocast(x.device.type, enabled=False):
@@ -133,7 +122,11 @@ class RecurrentConv(torch.nn.Module):
                 part = gates[:, heads], recurrent[heads], line_graph, at_edge
                 parts.append(sweep(self.cell, *part, **options))
         h = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        return h, projected.dtype
+        return self.output(h, projected.dtype)
+
+    def output(self, h: Tensor, dtype: torch.dtype) -> Tensor:
+        """[N, out_channels] of the states [N, ways * H, d], in the dtype of the maps."""
+        return h.flatten(1).to(dtype)
 
     def _gates(self, x: Tensor) -> Tensor:
         """[*, 4 * out_channels] -> [*, ways * H, 4, d], halves as float32."""

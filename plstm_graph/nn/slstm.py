@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
-from torch_geometric.typing import Adj, OptTensor
 
 from plstm_graph.checks import real
-from plstm_graph.dag.line_graph import LineGraph
 from plstm_graph.nn.checks import check_options
 from plstm_graph.nn.norm import HeadRMSNorm
 from plstm_graph.nn.recurrent import RecurrentConv
@@ -89,8 +87,6 @@ class SLSTMConv(RecurrentConv):
         )
         check_options(head_norm=head_norm)
         self.depth = real("depth", depth, 0.0, 1.0)
-        gates = torch.nn.Parameter(torch.empty(self.weight.shape[:3])) if bias else None
-        self.register_parameter("bias", gates)
         groups, _, size, _ = self.weight.shape
         self.norm = HeadRMSNorm(groups, size) if head_norm else None
         self.lin_out = Linear(out_channels, out_channels, bias=bias)
@@ -108,15 +104,6 @@ class SLSTMConv(RecurrentConv):
             self.norm.reset_parameters()
         self.lin_out.reset_parameters()
 
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Adj | None,
-        edge_attr: OptTensor = None,
-        batch: OptTensor = None,
-        line_graph: LineGraph | None = None,
-    ) -> Tensor:
-        """Run the layer. The arguments are those of :class:`PLSTMConv`."""
-        h, dtype = self.states(x, edge_index, edge_attr, batch, line_graph, self.bias)
+    def output(self, h: Tensor, dtype: torch.dtype) -> Tensor:
         h = h if self.norm is None else self.norm(h)
         return self.lin_out(h.flatten(1).to(dtype))
