@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef
 
 from experiments.dag_models import DagConfig, DagNet
 from experiments.fitting import Protocol
-from experiments.training import adamw, is_repeat
+from experiments.training import EpochModule, is_repeat
 
 PARTS = ("valid", "test")
 
@@ -56,8 +55,8 @@ def eval_batches(graphs: Sequence[Data], size: int) -> list[Batch]:
     return [Batch.from_data_list(graphs[i : i + size]) for i in range(0, len(graphs), size)]
 
 
-class DagModule(L.LightningModule):
-    """A model with its loss, metrics and optimizer (:func:`adamw`).
+class DagModule(EpochModule):
+    """A model with its loss, metrics and optimizer (:class:`EpochModule`).
 
     The training batches, a data set with ``set_epoch``, are told of each epoch. Validation reads
     the sets :data:`PARTS`; all but the first are only recorded.
@@ -91,11 +90,6 @@ class DagModule(L.LightningModule):
         """[B] predictions of the standardised target."""
         return self.net(batch)
 
-    def on_train_epoch_start(self) -> None:
-        self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
-        # Of the epoch alone, like the order, or a resumed run would not be the same.
-        torch.manual_seed(1000 * self.hparams.seed + self.current_epoch)
-
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = F.mse_loss(self(batch), batch.y)
         options = {"on_step": False, "on_epoch": True, "sync_dist": True}
@@ -112,9 +106,6 @@ class DagModule(L.LightningModule):
             values = {f"{part}_{name}": value for name, value in scores.compute().items()}
             self.log_dict(values, prog_bar=part == "valid", sync_dist=True)
             scores.reset()
-
-    def configure_optimizers(self) -> dict:
-        return adamw(self)
 
 
 def make_module(config: DagConfig, protocol: Protocol) -> DagModule:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from experiments.fitting import Protocol
-from experiments.training import adamw, is_repeat
+from experiments.training import EpochModule, is_repeat
 from experiments.vision_models import VisionConfig, build
 
 # Without gradients a batch may be larger.
@@ -83,8 +82,8 @@ class ImageBatches(Dataset):
         return images
 
 
-class ImageModule(L.LightningModule):
-    """A classifier of uint8 images with its loss, metrics and optimizer (:func:`adamw`).
+class ImageModule(EpochModule):
+    """A classifier of uint8 images with its loss, metrics and optimizer (:class:`EpochModule`).
 
     The training batches, a data set with ``set_epoch``, are told of each epoch. Validation may
     read several sets; all but the first, "valid", are only recorded.
@@ -152,9 +151,6 @@ class ImageModule(L.LightningModule):
             value = score.compute()
             self.log(f"{part}_accuracy", value, prog_bar=part == "valid", sync_dist=True)
             score.reset()
-
-    def configure_optimizers(self) -> dict:
-        return adamw(self)
 
 
 @torch.no_grad()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 
 from experiments.metrics import epoch_metrics
 from experiments.models import GraphNet, Inputs, ModelConfig
+from plstm_graph.molecules import fitting
 
 LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
 
@@ -130,61 +129,47 @@ class GraphModule(L.LightningModule):
             scores.reset()
 
     def configure_optimizers(self) -> dict:
-        return adamw(self)
+        hp = self.hparams
+        return fitting.adamw(self, hp.lr, hp.weight_decay, hp.warmup_epochs)
 
 
-def adamw(module: L.LightningModule) -> dict:
-    """AdamW with linear warm-up and cosine decay to zero over the whole run.
+class EpochModule(L.LightningModule):
+    """What the modules have in common whose training batches are a data set with ``set_epoch``:
+    each epoch is that of the seed and its number alone, and the optimizer is AdamW
+    (:func:`plstm_graph.molecules.fitting.adamw`).
 
-    Args:
-        module: with the hyperparameters lr, weight_decay and warmup_epochs, and a trainer.
-    """
-    hp = module.hparams
-    # Norms, biases and gains are not decayed.
-    plain = [p for p in module.parameters() if p.dim() < 2]
-    decayed = [p for p in module.parameters() if p.dim() >= 2]
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=hp.lr, weight_decay=hp.weight_decay, fused=True)
-    steps = max(1, module.trainer.estimated_stepping_batches)
-    warmup = max(1, steps * hp.warmup_epochs // max(1, module.trainer.max_epochs))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class History(Callback):
-    """Every logged value of every epoch, the seconds it took, and those without its validation.
-
-    It is part of a checkpoint, so that a resumed run has all epochs.
+    Hyperparameters: seed, lr, weight_decay, warmup_epochs.
     """
 
-    def __init__(self) -> None:
-        self.epochs: list[dict[str, float]] = []
+    def on_train_epoch_start(self) -> None:
+        self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
+        # Of the epoch alone, like the order, or a resumed run would not be the same.
+        torch.manual_seed(1000 * self.hparams.seed + self.current_epoch)
+        self._start = time.process_time()
 
-    def state_dict(self) -> dict:
-        return {"epochs": self.epochs}
+    def cpu_seconds(self) -> float:
+        """CPU time since the epoch began."""
+        return time.process_time() - self._start
 
-    def load_state_dict(self, state: dict) -> None:
-        self.epochs = state["epochs"]
+    def configure_optimizers(self) -> dict:
+        hp = self.hparams
+        return fitting.adamw(self, hp.lr, hp.weight_decay, hp.warmup_epochs)
+
+
+class History(fitting.History):
+    """It also has the seconds of each epoch without its validation, ``train_seconds``."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._start = time.perf_counter()
+        super().on_train_epoch_start(trainer, module)
         self._trained = None
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        end = time.perf_counter()
-        values["seconds"] = end - self._start
-        values["train_seconds"] = (self._trained or end) - self._start
-        self.epochs.append(values)
+        super().on_train_epoch_end(trainer, module)
+        end = self._trained or self._start + self.epochs[-1]["seconds"]
+        self.epochs[-1]["train_seconds"] = end - self._start
 
     @property
     def seconds(self) -> float:

@@ -18,7 +18,6 @@ stopped, and leaves finished runs alone. Processes with other rows or seeds may 
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from dataclasses import asdict, replace
@@ -30,17 +29,16 @@ from rich.console import Console
 
 from datasets import SPLITS, InputError, code_names
 from datasets.code_names import CodeNames
-from experiments import cli, reporting, resuming
+from experiments import cli, resuming
 from experiments.code_names.models import CodeConfig, CodeNet, Sizes, match_budget
 from experiments.code_names.report import RESULTS, report
 from experiments.code_names.training import loaders, make_module
 from experiments.dag_training import PARTS
 from experiments.fitting import Protocol, quiet
 from experiments.models import count_parameters
+from experiments.rates import choose_rate, chosen_rate
 from experiments.training import chosen_epoch
 
-#: Learning rates that are tried.
-RATES = (1e-3, 2e-3, 4e-3)
 MONITOR = "valid_f1"
 METRICS = ("f1", "precision", "recall", "loss")
 #: What chooses the learning rate: after a few epochs F1 hardly differs yet.
@@ -121,7 +119,11 @@ def train(
     selection = out / f"select_{row}.json"
     if select:
         seeded = replace(protocol, epochs=select_epochs, seed=numbers[0])
-        return choose_rate(data, config, settings, seeded, selection, checkpoints_in)
+        return choose_rate(
+            lambda *where: run(data, config, settings, *where),
+            lambda result: min(epoch[CHOICE] for epoch in result["epochs"]),
+            CHOICE, "min", settings, seeded, selection, checkpoints_in,
+        )  # fmt: skip
     rate = chosen_rate(settings, selection) if lr is None else lr
     results = []
     for seed in numbers:
@@ -175,44 +177,6 @@ def summary(epochs: list[dict[str, float]]) -> dict:
         for key in ("seconds", "cpu_seconds")
     }
     return {**values, "best_epoch": best + 1, **times}
-
-
-def choose_rate(
-    data: CodeNames,
-    config: CodeConfig,
-    settings: dict,
-    protocol: Protocol,
-    path: Path,
-    folder: Path,
-) -> list[dict]:
-    """A short run with each of RATES, or those that are missing; the one with the least validation
-    loss in any epoch goes to ``path``."""
-    results = []
-    for rate in RATES:
-        stem = f"{path.stem}_lr{rate:g}"
-        seeded = replace(protocol, lr=rate)
-        file = folder / f"{stem}.json"
-        results.append(run(data, config, settings, seeded, file, folder / stem))
-    scores = {
-        f"{rate:g}": min(epoch[CHOICE] for epoch in result["epochs"])
-        for rate, result in zip(RATES, results)
-    }
-    best = min(scores, key=scores.get)
-    shared = {**settings, "protocol": {**results[0]["protocol"], "lr": None}}
-    found = {"metric": CHOICE, "lr": float(best), "scores": scores}
-    reporting.write_json(path, {**shared, **found, **reporting.environment(protocol.seed)})
-    return results
-
-
-def chosen_rate(settings: dict, path: Path) -> float:
-    """The learning rate that --select has found for a row."""
-    if not path.is_file():
-        raise InputError(
-            f"expected lr, or a learning rate chosen for {settings['row']} in {path}, got neither; "
-            f"run the same command with --select first, or give --lr"
-        )
-    resuming.earlier(path, {"model": settings["model"]})
-    return json.loads(path.read_text())["lr"]
 
 
 def main(args: list[str] | None = None):

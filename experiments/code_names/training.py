@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 
-import lightning as L
-import torch
 from ogb.graphproppred import Evaluator
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +16,7 @@ from experiments.code_names.models import CodeConfig, CodeNet, Sizes, prepare
 from experiments.dag_training import PARTS, GraphBatches, eval_batches, loader
 from experiments.fitting import Protocol
 from experiments.loading import EVAL_FACTOR
-from experiments.training import adamw
+from experiments.training import EpochModule
 
 
 def loaders(
@@ -72,8 +69,8 @@ class NameScores:
         self.loss, self.places = 0.0, 0
 
 
-class CodeModule(L.LightningModule):
-    """A model with its loss, scores and optimizer (:func:`adamw`).
+class CodeModule(EpochModule):
+    """A model with its loss, scores and optimizer (:class:`EpochModule`).
 
     The loss is the mean over the five places of the cross entropy, with end marks behind short
     names, as in ogbg-code2.
@@ -107,12 +104,6 @@ class CodeModule(L.LightningModule):
         """[B, 5, classes] logits."""
         return self.net(batch)
 
-    def on_train_epoch_start(self) -> None:
-        self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
-        # Of the epoch alone, like the order, or a resumed run would not be the same.
-        torch.manual_seed(1000 * self.hparams.seed + self.current_epoch)
-        self._start = time.process_time()
-
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = F.cross_entropy(self(batch).flatten(0, 1), batch.y.flatten())
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=batch.num_graphs)
@@ -126,10 +117,7 @@ class CodeModule(L.LightningModule):
             values = {f"{part}_{name}": value for name, value in scores.compute().items()}
             self.log_dict(values, prog_bar=part == "valid")
             scores.reset()
-        self.log("cpu_seconds", time.process_time() - self._start)
-
-    def configure_optimizers(self) -> dict:
-        return adamw(self)
+        self.log("cpu_seconds", self.cpu_seconds())
 
 
 def make_module(data: CodeNames, config: CodeConfig, protocol: Protocol) -> CodeModule:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import lightning as L
-from rich.console import Console
 
-from datasets import InputError
 from datasets.longrange import LongRange
-from experiments import reporting, resuming
+from experiments import resuming
 from experiments.fitting import Protocol
 from experiments.longrange.training import evaluated, loaders, make_module
 from experiments.models import ModelConfig
 from experiments.training import chosen_epoch
-
-#: Learning rates that are tried.
-RATES = (1e-3, 2e-3, 4e-3)
 
 
 def run(
@@ -90,41 +83,3 @@ def summary(epochs: list[dict[str, float]], data: LongRange) -> dict:
             for key in ("seconds", "cpu_seconds")
         },
     }
-
-
-def choose_rate(
-    data: LongRange,
-    config: ModelConfig,
-    settings: dict,
-    protocol: Protocol,
-    path: Path,
-    folder: Path,
-) -> list[dict]:
-    """A short run with each of RATES, or those that are missing; the best one goes to ``path``."""
-    metric, mode = monitor(data)
-    results, scores = [], {}
-    for rate in RATES:
-        stem = f"{path.stem}_lr{rate:g}"
-        results.append(
-            run(data, config, settings, replace(protocol, lr=rate), folder / f"{stem}.json",
-                folder / stem)
-        )  # fmt: skip
-        scores[f"{rate:g}"] = results[-1][metric]
-    best = (min if mode == "min" else max)(scores, key=scores.get)
-    shared = {**settings, "protocol": {**results[0]["protocol"], "lr": None}}
-    found = {"metric": metric, "lr": float(best), "scores": scores}
-    environment = reporting.environment(protocol.seed)
-    reporting.write_json(path, {**shared, **found, **environment})
-    Console().print(f"{path.name}: {metric} {scores}, lr {best}", highlight=False)
-    return results
-
-
-def chosen_rate(settings: dict, path: Path) -> float:
-    """The learning rate that --select has found for a model."""
-    if not path.is_file():
-        raise InputError(
-            f"expected lr, or a learning rate chosen for {settings['row']} in {path}, got neither; "
-            f"run the same command with --select first, or give --lr"
-        )
-    resuming.earlier(path, {key: settings[key] for key in ("model", "orientation", "loss")})
-    return json.loads(path.read_text())["lr"]

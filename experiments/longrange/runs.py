@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ from datasets import InputError
 from datasets import longrange as sets
 from experiments import cli
 from experiments.fitting import Protocol, quiet
-from experiments.longrange.fitting import choose_rate, chosen_rate, run
+from experiments.longrange.fitting import monitor, run
 from experiments.longrange.models import LongRangeNet, Signature, match_budget
 from experiments.longrange.published import kind_of
 from experiments.longrange.report import RESULTS, report
 from experiments.longrange.training import LOSSES
 from experiments.models import ModelConfig, count_parameters, to_dict
+from experiments.rates import choose_rate, chosen_rate
 
 #: Epochs, batches and size of models of each kind of set, see :func:`kind_of`.
 PROTOCOLS = {
@@ -144,11 +146,16 @@ def train(
     if select:
         short = select_epochs or kind["select_epochs"]
         seeded = replace(protocol, epochs=short, seed=numbers[0])
-        results = choose_rate(data, config, settings, seeded, selection, checkpoints_in)
+        metric, mode = monitor(data)
+        results = choose_rate(
+            lambda *where: run(data, config, settings, *where), itemgetter(metric), metric, mode,
+            settings, seeded, selection, checkpoints_in,
+        )  # fmt: skip
         for result in results:
             _print(result)
         return results
-    rate = chosen_rate(settings, selection) if lr is None else lr
+    same = ("model", "orientation", "loss")
+    rate = chosen_rate(settings, selection, same) if lr is None else lr
     results = []
     for seed in numbers:
         seeded = replace(protocol, lr=rate, seed=seed)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from experiments.loading import EVAL_FACTOR
 from experiments.longrange.models import LongRangeNet, Signature, mean_outputs
 from experiments.longrange.scores import SMALLEST, Scores, graph_errors
 from experiments.models import ModelConfig, to_dict
-from experiments.training import adamw
+from experiments.training import EpochModule
 from plstm_graph.dag.orient import DRAWN
 from plstm_graph.transforms import LineGraphCollater, to_line_graphs
 
@@ -104,8 +102,8 @@ def loaders(
     return loader(TrainBatches(graphs, protocol.batch_size, protocol.seed, collate)), evaluation
 
 
-class LongRangeModule(L.LightningModule):
-    """A model with its loss, scores and optimizer (:func:`adamw`).
+class LongRangeModule(EpochModule):
+    """A model with its loss, scores and optimizer (:class:`EpochModule`).
 
     Models predict standardised labels. The loss is the mean over targets of their mean squared
     error, or of the decimal logarithm of that of scaled labels; for classes the cross entropy. An
@@ -158,12 +156,6 @@ class LongRangeModule(L.LightningModule):
         mean, deviation = self.mean.split(sizes), self.deviation.split(sizes)
         return {level: value * d + m for (level, value), m, d in zip(out.items(), mean, deviation)}
 
-    def on_train_epoch_start(self) -> None:
-        self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
-        # Of the epoch alone, like the order, or a resumed run would not be the same.
-        torch.manual_seed(1000 * self.hparams.seed + self.current_epoch)
-        self._start = time.process_time()
-
     def training_step(self, batch: Batch, index: int) -> Tensor:
         out = self(batch)
         options = {"on_step": False, "on_epoch": True, "batch_size": batch.num_graphs}
@@ -195,10 +187,7 @@ class LongRangeModule(L.LightningModule):
             values = {f"{part}_{name}": value for name, value in scores.compute().items()}
             self.log_dict(values, prog_bar=part == "valid")
             scores.reset()
-        self.log("cpu_seconds", time.process_time() - self._start)
-
-    def configure_optimizers(self) -> dict:
-        return adamw(self)
+        self.log("cpu_seconds", self.cpu_seconds())
 
 
 def standard(data: LongRange) -> list[tuple[float, float]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from plstm_graph.molecules.batches import Batches, MoleculeBatch, Requests, draw_of
 from plstm_graph.molecules.errors import InputError
+from plstm_graph.molecules.fitting import History, adamw
 from plstm_graph.molecules.metrics import choose_monitor, masked_loss, scores
 from plstm_graph.molecules.options import TrainOptions
 from plstm_graph.molecules.splits import Parts
@@ -107,42 +107,8 @@ class TrainModule(L.LightningModule):
             self.log(f"valid_{name}", torch.tensor(value, dtype=torch.float64), prog_bar=shown)
 
     def configure_optimizers(self) -> dict:
-        # Norms, biases and gains are not decayed.
-        gains = [p for p in self.net.parameters() if p.dim() < 2]
-        matrices = [p for p in self.net.parameters() if p.dim() >= 2]
-        groups = [{"params": matrices}, {"params": gains, "weight_decay": 0.0}]
         options = self.options
-        optimizer = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay)
-        steps = max(1, self.trainer.estimated_stepping_batches)
-        warmup = max(1, steps * options.warmup_epochs // max(1, options.epochs))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class History(Callback):
-    """Every logged value of every epoch, and its seconds; part of a checkpoint."""
-
-    def __init__(self) -> None:
-        self.epochs: list[dict[str, float]] = []
-
-    def state_dict(self) -> dict:
-        return {"epochs": self.epochs}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.epochs = state["epochs"]
-
-    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._start = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.epochs.append({**values, "seconds": time.perf_counter() - self._start})
+        return adamw(self, options.lr, options.weight_decay, options.warmup_epochs)
 
 
 @dataclass(frozen=True)

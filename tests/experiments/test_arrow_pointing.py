@@ -11,6 +11,7 @@ from experiments.arrow_runs import ArrowBatches
 from experiments.image_training import ImageModule
 from experiments.reporting import write_json
 from experiments.training import chosen_epoch
+from tests.experiments.stopping import cut_off
 
 TINY = ["--accelerator", "cpu", "--width", "8", "--depth", "2", "--patch", "8", "--lr", "0.01"]
 TINY += ["--image_size", "32", "--scale", "0.15", "--heads", "2"]
@@ -35,18 +36,8 @@ def test_stopped_run_ends_like_an_uninterrupted_one(variant, tmp_path, monkeypat
     (whole,) = run(tmp_path / "whole", *more)
     assert whole["finished"] and len(whole["epochs"]) == 3
     assert len({epoch["loss"] for epoch in whole["epochs"]}) == 3
-
-    start = ImageModule.on_train_epoch_start
-
-    def stop(self):
-        if self.current_epoch == 2:
-            raise RuntimeError("power cut")
-        start(self)
-
     out = tmp_path / "stopped"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(ImageModule, "on_train_epoch_start", stop)
-        run(out, *more)
+    cut_off(monkeypatch, ImageModule, lambda: run(out, *more))
     (path,) = out.glob("*.json")
     half = json.loads(path.read_text())
     assert not half["finished"] and half["epochs_done"] == 2

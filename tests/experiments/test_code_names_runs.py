@@ -12,7 +12,9 @@ from experiments.code_names import report as tables
 from experiments.code_names import runs
 from experiments.code_names.models import CodeConfig, prepare
 from experiments.code_names.training import CodeModule
+from experiments.rates import RATES
 from tests.experiments.code_names_helpers import CONFIGS, f1, few_modules, runnable
+from tests.experiments.stopping import assert_same_epochs, cut_off
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +39,12 @@ def test_stopped_run_ends_like_an_uninterrupted_one(name, root, tmp_path, monkey
     assert whole["best_epoch"] == scores.index(max(scores)) + 1
     assert whole["test_f1"] == whole["epochs"][whole["best_epoch"] - 1]["test_f1"]
     assert whole["epochs"][-1]["loss"] < whole["epochs"][0]["loss"]
-    start = CodeModule.on_train_epoch_start
-
-    def stop(self):
-        if self.current_epoch == 2:
-            raise RuntimeError("power cut")
-        start(self)
-
     out = tmp_path / "stopped"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(CodeModule, "on_train_epoch_start", stop)
-        run(root, out, *more)
+    cut_off(monkeypatch, CodeModule, lambda: run(root, out, *more))
     half = json.loads((out / "row_seed1.json").read_text())
     assert not half["finished"] and half["epochs_done"] == 2
     (resumed,) = run(root, out, *more)
-    times = dict.fromkeys(("seconds", "train_seconds", "cpu_seconds"), 0)
-    for epoch, other in zip(whole["epochs"], resumed["epochs"], strict=True):
-        assert {**epoch, **times} == {**other, **times}
+    assert_same_epochs(whole, resumed)
     with pytest.raises(SystemExit, match="same settings, got another protocol"):
         run(root, out, "--model", name, "--lr", "0.5")
     with monkeypatch.context() as patch:
@@ -78,8 +69,8 @@ def test_select_chooses_by_validation_and_runs_use_it(root, tmp_path):
         run(root, tmp_path, "--model", "gcn")
     results = run(root, tmp_path, "--model", "gcn", "--select", "--select-epochs", "1")
     found = json.loads((tmp_path / "select_row.json").read_text())
-    assert [result["protocol"]["lr"] for result in results] == list(runs.RATES)
-    scores = {f"{r:g}": result["valid_loss"] for r, result in zip(runs.RATES, results)}
+    assert [result["protocol"]["lr"] for result in results] == list(RATES)
+    scores = {f"{r:g}": result["valid_loss"] for r, result in zip(RATES, results)}
     assert found["scores"] == scores and scores[f"{found['lr']:g}"] == min(scores.values())
     (result,) = run(root, tmp_path, "--model", "gcn")
     assert result["protocol"]["lr"] == found["lr"]

@@ -14,6 +14,7 @@ from experiments.dag_models import NAMES, READOUTS, DagConfig, DagNet, match_bud
 from experiments.dag_training import DagModule, GraphBatches
 from experiments.models import count_parameters
 from plstm_graph import LineGraph, to_line_graphs
+from tests.experiments.stopping import assert_same_epochs, cut_off
 
 CONFIGS = Path(dags.__file__).parent / "configs"
 
@@ -118,23 +119,12 @@ def test_stopped_run_ends_like_an_uninterrupted_one(root, tmp_path, monkeypatch)
     (whole,) = run(root, tmp_path / "whole")
     assert whole["finished"] and len(whole["epochs"]) == 3
     assert whole["graphs"] == {"train": 85, "valid": 5, "test": 10}
-    start = DagModule.on_train_epoch_start
-
-    def stop(self):
-        if self.current_epoch == 2:
-            raise RuntimeError("power cut")
-        start(self)
-
     out = tmp_path / "stopped"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(DagModule, "on_train_epoch_start", stop)
-        run(root, out)
+    cut_off(monkeypatch, DagModule, lambda: run(root, out))
     half = json.loads((out / "na_seed1.json").read_text())
     assert not half["finished"] and half["epochs_done"] == 2 and half["test_rmse"] > 0
     (resumed,) = run(root, out)
-    for epoch, other in zip(whole["epochs"], resumed["epochs"], strict=True):
-        same = {**epoch, "seconds": 0, "train_seconds": 0}
-        assert same == {**other, "seconds": 0, "train_seconds": 0}
+    assert_same_epochs(whole, resumed)
     with pytest.raises(SystemExit, match="same settings, got another protocol"):
         run(root, out, "--lr", "0.5")
     with monkeypatch.context() as patch:

@@ -10,13 +10,15 @@ from torch_geometric.data import Batch
 from datasets import InputError
 from datasets import longrange as sets
 from experiments import resuming
-from experiments.longrange import fitting, runs
 from experiments.longrange import report as tables
+from experiments.longrange import runs
 from experiments.longrange.models import LongRangeNet, Signature, match_budget, mean_outputs
 from experiments.longrange.report_cells import CELLS
 from experiments.longrange.training import LongRangeModule, TrainBatches, collater, loaders
 from experiments.models import ModelConfig, count_parameters
+from experiments.rates import RATES
 from plstm_graph import LineGraph
+from tests.experiments.stopping import assert_same_epochs, cut_off
 
 CONFIGS = sorted((runs.Path(runs.__file__).parent / "configs").glob("*.yaml"))
 MODELS = ("gin", "gated_gcn", "gps", "plstm")
@@ -97,23 +99,12 @@ def test_stopped_run_ends_like_an_uninterrupted_one(name, root, tmp_path, monkey
     (whole,) = run(root, tmp_path / "whole", *more, model=name)
     assert whole["finished"] and len(whole["epochs"]) == 3
     assert whole["graphs"] == {"train": 12, "valid": 6, "test": 6}
-    start = LongRangeModule.on_train_epoch_start
-
-    def stop(self):
-        if self.current_epoch == 2:
-            raise RuntimeError("power cut")
-        start(self)
-
     out = tmp_path / "stopped"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(LongRangeModule, "on_train_epoch_start", stop)
-        run(root, out, *more, model=name)
+    cut_off(monkeypatch, LongRangeModule, lambda: run(root, out, *more, model=name))
     half = json.loads((out / "row_gpp_seed1.json").read_text())
     assert not half["finished"] and half["epochs_done"] == 2 and half["test"]["ecc"]["mae"] > 0
     (resumed,) = run(root, out, *more, model=name)
-    for epoch, other in zip(whole["epochs"], resumed["epochs"], strict=True):
-        times = dict.fromkeys(("seconds", "train_seconds", "cpu_seconds"), 0)
-        assert {**epoch, **times} == {**other, **times}
+    assert_same_epochs(whole, resumed)
     with pytest.raises(SystemExit, match="same settings, got another protocol"):
         run(root, out, *more, "--lr", "0.5", model=name)
     with monkeypatch.context() as patch:
@@ -151,13 +142,13 @@ def test_rate_is_selected_on_validation_data(root, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"learning rate chosen for row in .*; run .* --select"):
         run(root, tmp_path)
     results = run(root, tmp_path, "--select", "--select-epochs", "2")
-    assert [result["protocol"]["lr"] for result in results] == list(fitting.RATES)
+    assert [result["protocol"]["lr"] for result in results] == list(RATES)
     assert {result["epochs_done"] for result in results} == {2}
     (path,) = tmp_path.glob("*.json")
     found = json.loads(path.read_text())
     assert path.name == "select_row_gpp.json" and found["metric"] == "valid_score"
     assert found["scores"] == {
-        f"{rate:g}": result["valid_score"] for rate, result in zip(fitting.RATES, results)
+        f"{rate:g}": result["valid_score"] for rate, result in zip(RATES, results)
     }
     assert found["lr"] == float(min(found["scores"], key=found["scores"].get))
     assert "command" in found and found["seed"] == 0

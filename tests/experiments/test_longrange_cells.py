@@ -17,6 +17,7 @@ from experiments.longrange.models import LongRangeNet, Signature, match_budget
 from experiments.longrange.scores import Scores
 from experiments.longrange.training import LongRangeModule, collater, evaluated
 from experiments.models import ModelConfig, count_parameters
+from tests.experiments.stopping import assert_same_epochs, cut_off
 
 FOLDER = runs.Path(runs.__file__).parent / "configs"
 CONFIGS = sorted((FOLDER / "cells").glob("*.yaml"))
@@ -87,23 +88,12 @@ def test_stopped_run_ends_like_an_uninterrupted_one(name, tmp_path, monkeypatch)
     more = ["--lr", "1e-3", "--dropout", "0.1", "--seeds", "1", "--epochs", "3"]
     (whole,) = run(tmp_path / "whole", *more, name=name)
     check(whole, name)
-    start = LongRangeModule.on_train_epoch_start
-
-    def stop(self):
-        if self.current_epoch == 2:
-            raise RuntimeError("power cut")
-        start(self)
-
     out = tmp_path / "stopped"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(LongRangeModule, "on_train_epoch_start", stop)
-        run(out, *more, name=name)
+    cut_off(monkeypatch, LongRangeModule, lambda: run(out, *more, name=name))
     half = json.loads((out / f"row_{name}_seed1.json").read_text())
     assert not half["finished"] and half["epochs_done"] == 2
     (resumed,) = run(out, *more, name=name)
-    for epoch, other in zip(whole["epochs"], resumed["epochs"], strict=True):
-        times = dict.fromkeys(("seconds", "train_seconds", "cpu_seconds"), 0)
-        assert {**epoch, **times} == {**other, **times}
+    assert_same_epochs(whole, resumed)
 
 
 def test_selection_and_defaults_of_the_set(tmp_path, monkeypatch):
