@@ -44,7 +44,8 @@ S5_TOKENS = (
 )
 #: A node of a tree hangs on one of so many nodes before it: trees are some 8 levels deep for 20.
 TREE_WINDOW = 4
-#: Nodes of a DAG follow up to FLAT_MOST of FLAT_WINDOW nodes; so many more of them are sources.
+#: Each node of a DAG has up to FLAT_MOST predecessors among the FLAT_WINDOW nodes before it;
+#: a share SOURCES of the nodes has none.
 FLAT_WINDOW, FLAT_MOST, SOURCES = 4, 3, 0.1
 
 

@@ -1,9 +1,9 @@
-"""The README's tables and charts, from the result files.
+"""The tables and charts of docs/results.md, from the result files.
 
     python -m experiments.report             # rewrite what is out of date
     python -m experiments.report --check     # fail, with a diff, if anything is
 
-The README says where tables go: between ``<!-- table: NAME -->`` and ``<!-- /table -->``. The
+The page says where tables go: between ``<!-- table: NAME -->`` and ``<!-- /table -->``. The
 tables are those of :mod:`experiments.report_tables` and :mod:`experiments.report_graph_tables`,
 the charts in docs/ those of :mod:`experiments.report_plots`.
 """
@@ -27,7 +27,7 @@ PLACE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- /table -->)", re.DOTALL
 
 def report(
     check: bool = False,
-    readme: Path = ROOT / "README.md",
+    page: Path = ROOT / "docs" / "results.md",
     results: Path = ROOT / "experiments" / "results",
     docs: Path = ROOT / "docs",
 ) -> list[str]:
@@ -35,7 +35,7 @@ def report(
 
     Args:
         check: change nothing, and fail if anything is out of date.
-        readme: the file with the tables.
+        page: the file with the tables.
         results: folder of the result files.
         docs: folder of the charts.
 
@@ -43,7 +43,7 @@ def report(
         The names of the files that were out of date.
     """
     source = Results(results)
-    old = readme.read_text()
+    old = page.read_text()
     new = with_tables(old, source)
     charts = {}
     for name, make in PLOTS.items():
@@ -54,7 +54,7 @@ def report(
     stale = [name for name, chart in charts.items() if stored(docs / name) != chart]
     if check and (new != old or stale):
         diff = difflib.unified_diff(
-            old.splitlines(), new.splitlines(), readme.name, "what the result files say",
+            old.splitlines(), new.splitlines(), page.name, "what the result files say",
             lineterm="",
         )  # fmt: skip
         charted = [f"{name}: another chart than the result files say" for name in stale]
@@ -62,10 +62,10 @@ def report(
             "\n".join([*diff, *charted, "error: run python -m experiments.report and commit"])
         )
     if new != old:
-        readme.write_text(new)
+        page.write_text(new)
     for name in stale:
         draw(docs / name, charts[name])
-    changed = [readme.name] * (new != old) + stale
+    changed = [page.name] * (new != old) + stale
     Console().print(f"changed: {', '.join(changed) or 'nothing'}", highlight=False)
     return changed
 
@@ -80,7 +80,7 @@ def with_tables(text: str, results: Results) -> str:
     if sorted(found) != sorted(TABLES) or text.count("<!-- table: ") != len(found):
         wrong = sorted({*found} ^ {*TABLES}) or sorted(found)
         raise InputError(
-            f"expected one place '<!-- table: NAME -->' ... '<!-- /table -->' in the README for "
+            f"expected one place '<!-- table: NAME -->' ... '<!-- /table -->' in the page for "
             f"each of {', '.join(sorted(TABLES))}, got others for {', '.join(wrong)}; add, remove "
             f"or close them"
         )

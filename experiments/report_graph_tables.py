@@ -1,4 +1,4 @@
-"""The README's tables of graph benchmarks; see :mod:`experiments.report_tables`."""
+"""Tables of graph benchmarks; see :mod:`experiments.report_tables`."""
 
 from __future__ import annotations
 

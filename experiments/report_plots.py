@@ -1,4 +1,4 @@
-"""The README's charts: means over folds or seeds, with their confidence intervals, and curves.
+"""The charts of docs/results.md: means over folds or seeds with confidence intervals, and curves.
 
 A picture carries the numbers that it shows, so that a check can tell whether it is up to date.
 """

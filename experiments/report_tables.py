@@ -1,9 +1,9 @@
-"""The README's tables, each a small function from result files to rows.
+"""The tables of docs/results.md, each a small function from result files to rows.
 
 A table is a generator: its heading first, then its rows, as tuples of cells; short rows are filled
 up. Where a result file is missing, ``results.one`` ends the table with a row that says so. To add
 one, write such a function under ``@table("NAME")`` and put ``<!-- table: NAME -->`` and
-``<!-- /table -->`` into the README.
+``<!-- /table -->`` into the page.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TABLES: dict[str, Callable[[Results], Rows]] = {}
 
 
 def table(name: str) -> Callable:
-    """Register a table under the name it has in the README."""
+    """Register a table under the name it has in the page."""
 
     def register(function: Callable[[Results], Rows]) -> Callable[[Results], Rows]:
         TABLES[name] = function
@@ -58,7 +58,7 @@ def table(name: str) -> Callable:
 
 
 def markdown(name: str, results: Results) -> str:
-    """A table as the README has it, without a newline at its end."""
+    """A table as the page has it, without a newline at its end."""
     rows: list[tuple[str, ...]] = []
     try:
         for row in TABLES[name](results):

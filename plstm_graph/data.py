@@ -111,8 +111,8 @@ def line_graph_from_data(data: Data | Batch) -> LineGraph:
         data: what :class:`plstm_graph.ToLineGraph` made, or a ``Batch`` of such graphs.
 
     Raises:
-        ValueError: if there is no line graph, or it is not that of ``data.edge_index`` any more
-            (edges were added or taken away after the transform, as samplers do).
+        ValueError: if there is no line graph, or if ``data.edge_index`` is another one than that of
+            the line graph (edges were added or taken away after the transform, as samplers do).
     """
     check_data("data", data)
     for key in ("edge_index", *STORED_KEYS):

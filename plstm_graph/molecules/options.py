@@ -108,7 +108,7 @@ class TrainOptions(Reading):
     )
     orientation: str = option(
         "random_bfs",
-        "How bonds are directed: drawn anew in each epoch, or canonical.",
+        "Orientation of the bonds: a new random one in each epoch, or the canonical one.",
         choices=ORIENTATIONS,
     )
     orientations: int = option(

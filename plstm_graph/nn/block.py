@@ -33,7 +33,7 @@ Local = str | Callable[[int, int | None], torch.nn.Module] | torch.nn.Module | N
 
 
 class Norm(torch.nn.Module):
-    """A normalisation by name, called with or without ``batch`` as it wishes.
+    """A normalisation by name. ``batch`` is passed only to modules that take it.
 
     Args:
         norm: ``"layer_norm"`` and ``"rms_norm"`` act on each node by itself, ``None`` does

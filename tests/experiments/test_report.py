@@ -1,4 +1,4 @@
-"""The README's tables and charts are what the result files say."""
+"""The tables and charts of docs/results.md are what the result files say."""
 
 import shutil
 
@@ -12,17 +12,16 @@ from experiments.report_tables import NOT_RUN, TABLES, Results, markdown
 from experiments.reporting import write_json
 
 
-def test_readme_is_up_to_date():
+def test_the_page_is_up_to_date():
     report.main(["--check"])
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """README, charts and result files to be changed; the arguments that point to them."""
-    shutil.copy(report.ROOT / "README.md", tmp_path)
+    """Page, charts and result files to be changed; the arguments that point to them."""
     shutil.copytree(report.ROOT / "docs", tmp_path / "docs")
     shutil.copytree(report.ROOT / "experiments" / "results", tmp_path / "results")
-    places = {"readme": "README.md", "results": "results", "docs": "docs"}
+    places = {"page": "docs/results.md", "results": "results", "docs": "docs"}
     return tmp_path, [f"--{key}={tmp_path / name}" for key, name in places.items()]
 
 
@@ -33,14 +32,14 @@ def test_another_result_is_noticed_and_brought_in(copy):
     old["models"]["gine"]["test"]["diameter"] = 0.25
     old["models"]["gine"]["runs"][0]["test"]["standardised_rmse"] = 0.25
     write_json(folder / "results" / "molecules_nci.json", old)
-    before = (folder / "README.md").read_text()
+    before = (folder / "docs" / "results.md").read_text()
     with pytest.raises(SystemExit) as failed:
         report.main([*args, "--check"])
     text = str(failed.value)
     assert "+| diameter | 0.330 ± 0.004 | **0.250 ± " in text
     assert "nci.png: another chart" in text and "run python -m experiments.report" in text
-    assert (folder / "README.md").read_text() == before  # a check changes nothing
-    assert report.main(args) == ["README.md", "nci.png"]
+    assert (folder / "docs" / "results.md").read_text() == before  # a check changes nothing
+    assert report.main(args) == ["results.md", "nci.png"]
     report.main([*args, "--check"])
     assert stored(folder / "docs" / "nci.png")["bars"]["GINE"][0] == 0.25
 
@@ -111,8 +110,8 @@ def test_no_bar_starts_outside_its_chart(values, first):
 )
 def test_places_that_do_not_fit(copy, change):
     folder, args = copy
-    readme = folder / "README.md"
-    readme.write_text(change(readme.read_text()))
+    page = folder / "docs" / "results.md"
+    page.write_text(change(page.read_text()))
     with pytest.raises(SystemExit, match=r"error: expected one place .* for each of OGB, "):
         report.main(args)
 

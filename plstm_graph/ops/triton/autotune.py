@@ -7,7 +7,7 @@ choice of the last one. It lives in memory and in a file per device and version 
 
 Where timing is impossible (the interpreter, a stream that is being captured into a graph) or must
 not decide (``torch.use_deterministic_algorithms(True)``: some choices change the last bits) the
-first configuration runs; so the first of a list is the one to bet on.
+first configuration runs, so the first one of a list is the default.
 """
 
 from __future__ import annotations

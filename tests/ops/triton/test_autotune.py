@@ -49,7 +49,7 @@ def test_the_choice_is_timed_once_and_kept(monkeypatch, tmp_path):
     assert pick(("scan", 64), configs, launch, device) == configs[1]
     assert len(runs) == 3
     assert pick(("scan", 64), [configs[0], configs[2]], launch, device) == configs[2]
-    assert len(runs) == 5, "a choice that is no candidate any more is timed anew"
+    assert len(runs) == 5, "the stored configuration is not a candidate, so they are timed again"
     (tmp_path / "choices" / "gpu.json").write_text("not JSON")
     autotune._cache.cache_clear()
     assert pick(("scan", 64), configs, launch, device) == configs[1]
