@@ -19,13 +19,22 @@ gate_kinds = dict.fromkeys(gates, "float") | {"line_graph": "graph"}
 OPERATORS = {
     "plstm": (
         plstm,
-        {**rows, **gates},
+        {
+            **rows,
+            **gates,
+            "edge_query": torch.rand(N, H, 3),
+            "return_state": torch.arange(3),
+        },
         {
             **dict.fromkeys(rows, "float"),
             **gate_kinds,
             "scale": "scale",
             "form": "choice",
             "backend": "choice",
+            "edge_query": "float?",
+            "normalizer": "choice?",
+            "stabilizer": "choice?",
+            "return_state": "integer?",
         },
     ),
     "dag_scan": (
@@ -36,6 +45,7 @@ OPERATORS = {
             "transition": "float",
             "line_graph": "graph",
             "reverse": "flag",
+            "semiring": "choice",
             "backend": "choice",
         },
     ),

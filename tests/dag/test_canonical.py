@@ -8,175 +8,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from plstm_graph.dag.arcs import marked_arcs
-from plstm_graph.dag.branches import Branches, Orbits
 from plstm_graph.dag.canonical import canonical_rank
-from plstm_graph.dag.centre import peel_leaves
 from plstm_graph.dag.levels import longest_path_levels
-from plstm_graph.dag.refine import Graphs, Partition, mix
-from plstm_graph.dag.search import _complete, _grow
-from plstm_graph.dag.symmetry import pieces
 from tests.dag.dag_helpers import dags, symmetric
+from tests.dag.symmetric_graphs import (
+    CASES,
+    GRAPHS,
+    KINDS,
+    case,
+    features,
+    labelled,
+    number,
+    renumbered,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-number = nx.convert_node_labels_to_integers
-
-
-def largest_component(graph: nx.Graph) -> nx.Graph:
-    return graph.subgraph(max(nx.connected_components(graph), key=len)).copy()
-
-
-def shrikhande() -> nx.Graph:
-    steps = ((0, 1), (1, 0), (1, 1))
-    nodes = [(i, j) for i in range(4) for j in range(4)]
-    return number(
-        nx.Graph([(v, ((v[0] + a) % 4, (v[1] + b) % 4)) for v in nodes for a, b in steps])
-    )
-
-
-def rook() -> nx.Graph:
-    return number(nx.line_graph(nx.complete_bipartite_graph(4, 4)))
-
-
-def around_a_hub(*parts: nx.Graph) -> nx.Graph:
-    """The parts, all of whose nodes are joined to one more node: refinement may confuse them."""
-    graph = nx.disjoint_union_all(parts)
-    hub = len(graph)
-    graph.add_edges_from((hub, v) for v in range(hub))
-    return graph
-
-
-def rings_on_a_ring(*sizes: int) -> nx.Graph:
-    graph = nx.cycle_graph(len(sizes))
-    for anchor, size in enumerate(sizes):
-        first = len(graph)
-        nx.add_cycle(graph, range(first, first + size))
-        graph.add_edge(anchor, first)
-    return graph
-
-
-def double_cover(graph: nx.Graph, crossed: list) -> nx.Graph:
-    """Two copies of a graph in which the given edges change the copy."""
-    size = len(graph)
-    cover = nx.Graph()
-    for u, v in graph.edges():
-        for copy in (0, 1):
-            cover.add_edge(u + copy * size, v + (copy ^ ((u, v) in crossed)) * size)
-    return cover
-
-
-K4 = nx.complete_graph(4)
-MARKED_RING = nx.Graph([(0, 1), (1, 2), (0, 2), (1, 3), (2, 4), (4, 5)])
-R, S = rook(), shrikhande()
-GRAPHS = {
-    "edge": nx.path_graph(2),
-    "path": nx.path_graph(9),
-    "even_path": nx.path_graph(8),
-    "ring": nx.cycle_graph(6),
-    "star": nx.star_graph(7),
-    "ladder": nx.ladder_graph(5),
-    "complete": nx.complete_graph(5),
-    "multipartite": nx.complete_multipartite_graph(2, 2, 3),
-    "cubane": nx.cubical_graph(),
-    "petersen": nx.petersen_graph(),
-    "prism_3": nx.circular_ladder_graph(3),
-    "prism_5": nx.circular_ladder_graph(5),
-    "paley": nx.paley_graph(13).to_undirected(),
-    "rook": R,
-    "shrikhande": S,
-    "dodecahedron": nx.dodecahedral_graph(),
-    "cospectral_1": nx.circulant_graph(20, (2, 3)),
-    "cospectral_2": nx.circulant_graph(20, (3, 6)),
-    "regular": nx.random_regular_graph(3, 20, seed=1),
-    "regular_2": nx.random_regular_graph(4, 16, seed=2),
-    "frucht": nx.frucht_graph(),
-    "grid": number(nx.grid_2d_graph(4, 5)),
-    "square_grid": number(nx.grid_2d_graph(4, 4)),
-    "tree": nx.random_labeled_tree(25, seed=3),
-    "tree_2": nx.random_labeled_tree(24, seed=4),
-    "balanced": nx.balanced_tree(2, 4),
-    "random": largest_component(nx.gnm_random_graph(40, 50, seed=2)),
-    "phenyls": rings_on_a_ring(6, 6, 6),
-    "rings": rings_on_a_ring(3, 6, 3, 5),
-    "hub_of_rings": around_a_hub(nx.cycle_graph(3), nx.cycle_graph(3), nx.cycle_graph(6)),
-    "hub_of_regular": around_a_hub(R, S),
-    "hub_of_covers": around_a_hub(
-        double_cover(K4, [(0, 1)]), double_cover(K4, []), double_cover(K4, [(0, 1), (1, 2), (0, 2)])
-    ),
-    "hub_of_marked_rings": around_a_hub(
-        double_cover(MARKED_RING, []), double_cover(MARKED_RING, [(0, 1)])
-    ),
-    "join_of_regular": nx.complement(nx.disjoint_union(nx.complement(R), nx.complement(S))),
-    "hub_of_pairs": around_a_hub(nx.path_graph(2), nx.path_graph(2), nx.path_graph(3)),
-}
-GRAPHS = {name: number(graph) for name, graph in GRAPHS.items()}
-
-
-def case(name: str) -> tuple[np.ndarray, int]:
-    """A graph, or with a suffix: a DAG, with directed cycles, with parallel edges, complete."""
-    name, _, kind = name.partition("/")
-    edge_index = symmetric(GRAPHS[name])
-    size = len(GRAPHS[name])
-    if kind == "dag":
-        order = np.random.default_rng(0).permutation(size)
-        edge_index = edge_index[:, order[edge_index[0]] < order[edge_index[1]]]
-    if kind == "cycles":
-        edge_index = edge_index[:, np.random.default_rng(0).random(edge_index.shape[1]) < 0.7]
-    if kind == "complete":
-        edge_index = symmetric(nx.complete_graph(size))
-    if kind == "parallel":
-        edge_index = edge_index[:, np.tile(np.arange(edge_index.shape[1]), 2)]
-    return edge_index, size
-
-
-CASES = [
-    *GRAPHS,
-    *(f"{name}/dag" for name in ("path", "ring", "tree", "grid", "paley", "regular", "random")),
-    "grid/cycles",
-    "ring/parallel",
-    "petersen/parallel",
-    "tree/parallel",
-]
-
-
-def features(kind: str, edge_index: np.ndarray, size: int) -> tuple[list, list]:
-    rng = np.random.default_rng(5)
-    columns = edge_index.shape[1]
-    return {
-        "none": ([], []),
-        "different": ([rng.normal(size=(size, 2))], [rng.normal(size=columns)]),
-        "few": ([rng.integers(0, 2, size), rng.random((size, 1)) < 0.1], []),
-        "edges": ([], [rng.integers(0, 2, (columns, 2)).astype(np.float32)]),
-        "both": ([rng.integers(5, 7, size).astype(np.uint8)], [rng.random(columns) < 0.2]),
-    }[kind]
-
-
-KINDS = ("none", "different", "few", "edges", "both")
-
-
-def labelled(edge_index: np.ndarray, rank: np.ndarray, node_keys: list, edge_keys: list) -> tuple:
-    """The graph after each node was replaced by its rank; the order of columns does not matter."""
-    columns = np.concatenate(
-        [rank[edge_index].T, *(key.reshape(len(key), -1) for key in edge_keys)], axis=1
-    )
-    nodes = [key[rank.argsort()].tolist() for key in node_keys]
-    return columns[np.lexsort(columns.T)].tolist(), nodes
-
-
-def renumbered(
-    edge_index: np.ndarray, size: int, node_keys: list, edge_keys: list, seed: int
-) -> tuple:
-    """Another numbering and order of columns, and the new number of each node."""
-    rng = np.random.default_rng(seed)
-    new, columns = rng.permutation(size), rng.permutation(edge_index.shape[1])
-    old = new.argsort()
-    return (
-        new[edge_index[:, columns]],
-        [key[old] for key in node_keys],
-        [key[columns] for key in edge_keys],
-        new,
-    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -387,93 +233,6 @@ def test_large_copies_are_made_in_parts(monkeypatch):
     monkeypatch.setattr("plstm_graph.dag.search.MAX_COPIED_NODES", 128)
     with pytest.warns(UserWarning, match="of 1 connected graphs"):
         canonical_rank(torus, 64)
-
-
-def graphs_of(graph: nx.Graph) -> Graphs:
-    edge_index, size = symmetric(graph), len(graph)
-    component = np.zeros(size, dtype=np.int64)
-    code = np.zeros(edge_index.shape[1], dtype=np.int64)
-    tail, neighbour, mark, _ = marked_arcs(edge_index, component, 1, code, 1)
-    ptr = np.searchsorted(tail, np.arange(size + 1))
-    start = np.array([0, size])
-    graphs = Graphs(start, component, ptr, neighbour, mark, np.zeros(size, dtype=bool))
-    return graphs._replace(core=peel_leaves(graphs)[0] < 0)
-
-
-@pytest.mark.parametrize("name", GRAPHS)
-def test_refinement_is_equitable_and_ties_called_symmetries_are(name):
-    """Neighbours are counted, automorphisms are searched with networkx; some nodes are marked."""
-    graph = GRAPHS[name]
-    if not nx.is_connected(graph):
-        graph = number(largest_component(graph))
-    graphs = graphs_of(graph)
-    size = len(graph)
-    matrix = nx.to_numpy_array(graph, nodelist=range(size))
-    for seed in range(4):
-        partition = Partition(graphs.component)
-        special = np.random.default_rng(seed).permutation(size)[:seed]
-        partition.split(special, mix(np.arange(special.size)))
-        partition.refine(graphs, np.arange(size))
-        cells = np.unique(partition.color, return_inverse=True)[1].reshape(-1)
-        counts = matrix @ np.eye(cells.max() + 1)[cells]
-        assert len(np.unique(np.column_stack([cells, counts]), axis=0)) == cells.max() + 1
-        tied = np.flatnonzero(graphs.core & partition.tied())
-        if not tied.size:
-            continue
-        exchanged = pieces(graphs, partition, tied)[1]
-        for cell in np.unique(cells[tied[exchanged]]):
-            first, *others = np.flatnonzero(cells == cell)
-            for other in others:
-                assert exchanges(graph, cells, first, other), (first, other)
-
-
-def exchanges(graph: nx.Graph, cells: np.ndarray, first: int, second: int) -> bool:
-    """Whether an automorphism that keeps cells maps the first node to the second."""
-    marked = []
-    for node in (first, second):
-        colors = cells.copy()
-        colors[node] = -1
-        copy = graph.copy()
-        nx.set_node_attributes(copy, dict(enumerate(colors.tolist())), "color")
-        marked.append(copy)
-    same = nx.algorithms.isomorphism.categorical_node_match("color", None)
-    return nx.is_isomorphic(*marked, node_match=same)
-
-
-def test_orbits_come_from_leaves_that_are_equal():
-    """Children in two regular graphs that refinement confuses: equal as children, not as leaves."""
-    graphs = graphs_of(GRAPHS["hub_of_regular"])
-    partition = Partition(graphs.component)
-    partition.split(np.array([32]), np.zeros(1, dtype=np.uint64))
-    partition.refine(graphs, np.arange(33))
-    branches = Branches(graphs, partition, np.array([0]), np.array([32]))
-    picks = np.array([0, 5, 10, 16, 21, 26])
-    parent = np.zeros(picks.size, dtype=np.int64)
-    children, stuck = _grow(branches, parent, picks)
-    certificate = children.partition.certificate(children.graphs)
-    assert stuck.all() and len(set(certificate.tolist())) == 1
-    leaves = _complete(children, stuck)
-    leaf = leaves.partition.certificate(leaves.graphs)
-    assert not set(leaf[:3].tolist()) & set(leaf[3:].tolist())
-    orbits = Orbits(graphs, np.arange(33) < 32)
-    orbits.tried[picks] = True
-    orbits.merge(leaves, parent, certificate, leaf)
-    assert orbits.orbit[:16].max() < 16 and (orbits.orbit[16:] >= 16).all()
-    assert len(set(orbits.orbit[:16].tolist())) < 16
-    assert not set(orbits.orbit[picks].tolist()) & set(orbits.orbit[orbits.untried()].tolist())
-
-
-def test_symmetries_need_no_search():
-    """A limit of one branch is enough where all ties are known to be symmetries."""
-    names = (
-        "path even_path ring star complete multipartite tree balanced phenyls rings hub_of_pairs"
-    )
-    for name in names.split():
-        edge_index, size = case(name)
-        for seed in range(3):
-            again = renumbered(edge_index, size, [], [], seed)[0]
-            one = canonical_rank(again, size, max_branches=1)
-            assert np.array_equal(one, canonical_rank(again, size))
 
 
 def grid_edges(rows: int, columns: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Layers on two-way line graphs, and what came with them: directions, offsets, sizes of heads."""
+"""Layers on two-way line graphs, and what came with them: directions and offsets."""
 
 import copy
 import inspect
@@ -12,10 +12,7 @@ from torch_geometric.explain.algorithm.utils import set_masks
 from plstm_graph import LineGraph, ToLineGraph, plstm
 from plstm_graph.nn import PLSTM, PLSTMBlock, PLSTMConv
 from plstm_graph.nn.model import layer_directions
-from plstm_graph.nn.norm import log_rms
-from plstm_graph.ops import prepare
 from tests.nn.conftest import EDGES, edges_of, output
-from tests.zoo import inputs as gates_of
 
 names = pytest.mark.parametrize("name", EDGES)
 modes = pytest.mark.parametrize("mode", ["P", "D"])
@@ -277,72 +274,6 @@ def test_offset_has_no_part_in_one_way_layers(mode):
     assert torch.equal(conv(x, edge_index), out)
 
 
-# -------------------------------------------------------------------- sizes of heads
-
-
-def test_log_rms_is_its_definition():
-    h = torch.randn(4, 2, 3, dtype=torch.double, requires_grad=True)
-    rms = (h.square().mean(-1) + 1e-12).sqrt()
-    torch.testing.assert_close(log_rms(h), 0.3 * rms.log())
-    assert torch.autograd.gradcheck(log_rms, (h,))
-    # A state that shrinks by the same factor at each step: linear in the number of steps.
-    sizes = log_rms(h[:1] * 0.1 ** torch.arange(4, dtype=torch.double).view(-1, 1, 1))
-    torch.testing.assert_close(
-        sizes.diff(dim=0), sizes.diff(dim=0)[:1].expand(3, -1), rtol=1e-6, atol=0
-    )
-
-
-@modes
-@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("size", [0.0, 1e-20, 1e-6])
-def test_log_norm_is_finite_without_any_output(mode, autocast, size):
-    num_nodes, edge_index = undirected("shuffled")
-    conv = PLSTMConv(5, 6, 2, mode=mode, bias=False)
-    x = (size * torch.randn(num_nodes, 5)).requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        out = conv(x, edge_index)
-    assert out.dtype == (torch.bfloat16 if autocast else torch.float)
-    loss_is_finite(conv, out, x)
-    if not size:
-        floor = 0.15 * torch.tensor(1e-12).log() * conv.lin_out.weight[:, 6:].sum(1)
-        rtol = 0.02 if autocast else 1e-5
-        torch.testing.assert_close(out.float(), floor.expand_as(out), rtol=rtol, atol=rtol)
-
-
-def test_options_without_log_norm():
-    for conv in (
-        PLSTMConv.paper(5, 6, 2),
-        PLSTMConv(5, 6, 2, log_norm=False),
-        PLSTMConv(5, 6, 2, head_norm=False),
-    ):
-        assert not conv.log_norm and conv.lin_out.weight.shape == (6, 6)
-    assert PLSTMConv(5, 6, 2).lin_out.weight.shape == (6, 8)
-    assert not any(block.conv.log_norm for block in PLSTM.paper(5, 8, heads=2).blocks)
-
-
-# -------------------------------------------------------------------- start
-
-
-@pytest.mark.parametrize("transition_node", ["junction", "start"])
-def test_transitions_start_open(transition_node):
-    options = {"edge_dim": 3, "transition_node": transition_node}
-    logit = torch.linspace(0.5, 3, 4)
-    for lazy in (False, True):
-        for mode in "PD":
-            conv = PLSTMConv(-1 if lazy else 5, 8, 4, mode=mode, **options)
-            num_nodes, edge_index = undirected("shuffled")
-            x, _, edge_attr = (0 * v for v in inputs(num_nodes, edge_index, torch.float))
-            args = x, edge_index, edge_attr
-            _, gates = conv(*args, return_gates=True)
-            t, lines = gates.transition, gates.line_graph.line_index
-            if mode == "D":
-                torch.testing.assert_close(t, logit.tanh().expand_as(t))
-            else:
-                count = torch.bincount(lines[0])[lines[0]].view(-1, 1)
-                torch.testing.assert_close(t, logit / (0.5 + count * logit))
-    assert PLSTMConv(5, 8, 4, bias=False).projection.lin_node.bias is None
-
-
 # -------------------------------------------------------------------- conventions
 
 
@@ -415,110 +346,3 @@ def test_gradcheck(mode):
         return torch.func.functional_call(conv, dict(zip(names, params)), args)
 
     assert torch.autograd.gradcheck(run, (x.requires_grad_(), edge_attr.requires_grad_(), *params))
-
-
-# -------------------------------------------------------------------- compilation
-
-
-def compiled(module: torch.nn.Module) -> torch.nn.Module:
-    torch._dynamo.reset()
-    return torch.compile(module, fullgraph=True, backend="aot_eager")
-
-
-@modes
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"edge_dim": 3, "direction_offset": True},
-        {"flow": "target_to_source"},
-        {"direction": "two_way"},
-        {"direction": "reverse", "edge_dim": 3},
-    ],
-    ids=str,
-)
-def test_prepared_layers_compile_as_one_graph(mode, options):
-    num_nodes, edge_index = undirected("shuffled")
-    x, _, edge_attr = inputs(num_nodes, edge_index, torch.float)
-    edge_attr = edge_attr if "edge_dim" in options else None
-    conv = PLSTMConv(5, 6, 2, mode=mode, **options)
-    for columns in (edge_index, None):
-        graph = LineGraph.from_edge_index(edge_index, num_nodes, x=x)
-        prepare(graph, 2, 3, 3)
-        out = compiled(conv)(x, columns, edge_attr, line_graph=graph)
-        expected = conv(x, edge_index, edge_attr, line_graph=graph)
-        torch.testing.assert_close(out, expected)
-        weights = list(conv.parameters())
-        for got, want in zip(
-            torch.autograd.grad(out.square().sum(), weights),
-            torch.autograd.grad(expected.square().sum(), weights),
-        ):
-            torch.testing.assert_close(got, want)
-
-
-@pytest.mark.parametrize("graphs", ["undirected", "mixed"])
-def test_prepared_models_compile_as_one_graph(graphs):
-    data_list = [data for i, data in enumerate(mixed_graphs()) if graphs == "mixed" or i % 2 == 0]
-    batch = ToLineGraph()(Batch.from_data_list(data_list))
-    line_graph = prepare(LineGraph.from_data(batch), 2, 4, 4)
-    model = PLSTM(
-        5, 8, 3, 2, heads=2, edge_dim=3, readout="sum", degree_encoding="dag", local="gin"
-    )
-    args = batch.x.float(), batch.edge_index, batch.edge_attr.float(), batch.batch, line_graph
-    out = compiled(model)(*args, batch_size=len(data_list))
-    torch.testing.assert_close(out, model(*args, batch_size=len(data_list)))
-
-
-@modes
-def test_exports_with_a_prepared_line_graph(mode):
-    num_nodes, edge_index = undirected("shuffled")
-    x, _, edge_attr = inputs(num_nodes, edge_index, torch.float)
-
-    class Layer(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = PLSTMConv(5, 6, 2, mode=mode, edge_dim=3)
-            self.line_graph = prepare(LineGraph.from_edge_index(edge_index, num_nodes), 2, 3, 3)
-
-        def forward(self, x, edge_attr):
-            return self.conv(x, edge_index, edge_attr, line_graph=self.line_graph)
-
-    layer = Layer()
-    exported = torch.export.export(layer, (x, edge_attr)).module()
-    torch.testing.assert_close(exported(2 * x, edge_attr), layer(2 * x, edge_attr))
-
-
-def test_unprepared_line_graphs_are_named():
-    num_nodes, edge_index = undirected("shuffled")
-    x, *_ = inputs(num_nodes, edge_index, torch.float)
-    for direction in ("auto", "two_way"):
-        graph = LineGraph.from_edge_index(edge_index, num_nodes)
-        layer = PLSTMConv(5, 6, 2, direction=direction)
-        with pytest.raises(Exception, match=r"plstm_graph.ops.prepare\(line_graph"):
-            compiled(layer)(x, edge_index, line_graph=graph)
-
-
-@modes
-def test_two_way_layers_of_a_prepared_dag_compile(mode):
-    num_nodes, edge_index = edges_of("shuffled")
-    graph = LineGraph.from_edge_index(edge_index, num_nodes)
-    prepare(graph.two_way(), 2, 3, 3)
-    layer = PLSTMConv(5, 6, 2, mode=mode, direction="two_way")
-    args = inputs(num_nodes, edge_index, torch.float)[:2]
-    out = compiled(layer)(*args, line_graph=graph)
-    torch.testing.assert_close(out, layer(*args, line_graph=graph))
-
-
-def test_prepare_covers_two_way_graphs():
-    num_nodes, edge_index = undirected("shuffled")
-    graph = prepare(LineGraph.from_edge_index(edge_index, num_nodes), 2, 3, 3)
-    two_way = graph.two_way()
-    for part in (graph, two_way, graph.multitree(), two_way.multitree()):
-        for line_graph in (part, part.reverse()):
-            assert line_graph.has_plan("line_index")
-            args = gates_of(line_graph, 2, 3, 3)
-            compiled = torch.compile(lambda *x: plstm(*x), fullgraph=True, backend="eager")
-            assert torch.equal(compiled(*args, line_graph), plstm(*args, line_graph))
-    # Pruned before it was two-way: prepared as it is.
-    pruned = LineGraph.from_edge_index(edge_index, num_nodes).multitree()
-    assert prepare(pruned, 2, 3, 3) is pruned

@@ -27,6 +27,7 @@ multitree. ``"N"`` keeps all line edges as they are and is for cells that bound 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ class CellTensors(NamedTuple):
         return CellTensors(*map(fold, self)) if axes else self
 
 
-class Cell(torch.nn.Module):
+class Cell(torch.nn.Module, ABC):
     """The gates of a cell.
 
     A cell says which linear maps of the features it wants (:attr:`node_parts`,
@@ -106,6 +107,7 @@ class Cell(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Resets the parameters of the cell itself; the projection resets the maps."""
 
+    @abstractmethod
     def node_tensors(self, node: dict[str, Tensor]) -> CellTensors:
         """The cell on a path: node n has one edge that ends there and one that starts there.
 
@@ -113,13 +115,12 @@ class Cell(torch.nn.Module):
             Tensors with a row for each node: ``transition`` between its two edges, ``source`` of
             the edge that starts there, ``mark`` of the edge that ends there. Not folded.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def edge_tensors(
         self, node: dict[str, Tensor], edge: dict[str, Tensor] | None, line_graph: LineGraph
     ) -> CellTensors:
         """The cell on a line graph, not folded."""
-        raise NotImplementedError
 
     def forward(
         self, node: dict[str, Tensor], edge: dict[str, Tensor] | None, line_graph: LineGraph

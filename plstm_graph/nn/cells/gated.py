@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,10 +45,10 @@ class GatedCell(Cell):
 
     # What a cell defines.
 
+    @abstractmethod
     def heads_of(self, node: dict[str, Tensor]) -> CellTensors:
         """Query, key, value, edge_query before the forget gate (``None`` for the query), update
         and own; gates are ``None``."""
-        raise NotImplementedError
 
     def forget_logit(self, part: Tensor, bias: bool) -> Tensor:
         """Of a part [N, *, width]: [N, *, H], or [N, *, H, K] where diagonal. The logit is the sum
