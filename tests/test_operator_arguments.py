@@ -65,9 +65,11 @@ OPERATORS = {
         },
     ),
 }
-#: Widths and precisions are the caller's: wider values, and halves beside floats, are good.
+#: Widths and precisions are the caller's: wider values, and halves beside floats, are good. So is
+#: any number of edges whose states are asked for.
 WIDER = {
     ("plstm", "value", "more columns"),
+    ("plstm", "return_state", "more rows"),
     ("dag_scan", "x", "more columns"),
     ("gating_matrix", "views", "more rows"),
 }

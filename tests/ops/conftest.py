@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from plstm_graph.ops.forms import chunks
 
@@ -20,3 +21,11 @@ def chunks_of(size: int) -> Iterator[None]:
 def small_chunks() -> Iterator[None]:
     with chunks_of(3):
         yield
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads of torch."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -61,14 +61,6 @@ def capability(monkeypatch):
     return lambda name: monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads of torch."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @contextlib.contextmanager
 def _warned(number: int):
     with warnings.catch_warnings(record=True) as caught:
