@@ -7,9 +7,9 @@ A package of the checkout, not of the wheel. :func:`load` finds a set of graphs 
 from datasets.arrow_pointing import ArrowPointing
 from datasets.base import SPLITS, GraphDataset, InputError, data_root
 from datasets.images import ImageDataset, as_float, load_images
-from datasets.on_disk import OnDiskMolecules
 from datasets.registry import NAMES, load
 from datasets.splits import cross_validation_split
+from plstm_graph.molecules.on_disk import OnDiskMolecules
 
 __all__ = [
     "NAMES",

@@ -16,8 +16,8 @@ from rdkit import Chem, RDConfig
 
 from datasets import descriptors
 from datasets.base import GraphDataset, InputError, data_root
-from datasets.smiles import parse, report_bad
 from datasets.splits import scaffold_split
+from plstm_graph.molecules.graphs import parse, report_bad
 from plstm_graph.molecules.tables import open_table
 from plstm_graph.molecules.targets import make_targets
 

@@ -11,7 +11,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.datasets import LRGBDataset
 
 from datasets.base import GraphDataset, InputError, data_root
-from datasets.smiles import parse, report_bad
+from plstm_graph.molecules.graphs import parse, report_bad
 
 TASKS = {"peptides-func": "multilabel", "peptides-struct": "regression"}
 NAMES = tuple(TASKS)

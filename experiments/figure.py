@@ -19,7 +19,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from plstm_graph import LineGraph
-from plstm_graph.dag import from_mol
+from plstm_graph.molecules import from_mol
 from plstm_graph.nn.gates import normalize_transition
 from plstm_graph.ops import gating_matrix
 from plstm_graph.viz import DROPPED, KEPT, draw_dag, draw_line_graph

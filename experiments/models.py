@@ -13,8 +13,8 @@ from torch_geometric.data import Data
 from datasets.base import InputError
 from experiments import baselines
 from experiments.baselines import LocalGNN, LocalLayer, RecurrentGNN, make_conv
-from experiments.readout import SumMean
 from plstm_graph import LineGraph
+from plstm_graph.molecules.model import SumMean
 from plstm_graph.nn import PLSTM
 
 NAMES = ("plstm", *baselines.NAMES)

@@ -94,7 +94,7 @@ class ToLineGraph(_Builder, BaseTransform):
             own of.
         rank: key of a rank tensor [N]; where a graph has it, ``orientation="canonical"`` tells
             nodes apart by it, beside ``x`` and ``edge_attr``
-            (:func:`plstm_graph.dag.molecule.from_smiles` stores RDKit's canonical ranks so).
+            (:func:`plstm_graph.molecules.from_smiles` stores RDKit's canonical ranks so).
 
     Returns:
         A new :class:`plstm_graph.data.LineGraphData` (or a ``Batch`` of them, for a ``Batch``).

@@ -26,7 +26,8 @@ from plstm_graph import (
     to_line_graphs,
     viz,
 )
-from plstm_graph.dag import canonical_rank, from_mol, from_smiles, multitree_mask, to_networkx
+from plstm_graph.dag import canonical_rank, multitree_mask, to_networkx
+from plstm_graph.molecules import from_mol, from_smiles
 from plstm_graph.nn import (
     HeadRMSNorm,
     SinusoidalDegree,

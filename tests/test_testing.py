@@ -6,7 +6,7 @@ import torch
 from torch_geometric.data import Data
 
 from plstm_graph import PLSTM, PLSTMConv
-from plstm_graph.dag.molecule import from_smiles
+from plstm_graph.molecules.graphs import from_smiles
 from plstm_graph.testing import check_equivariance, renumber
 from tests.dag.dag_helpers import symmetric
 

@@ -14,8 +14,8 @@ from datasets.base import InputError
 from datasets.longrange import LongRange
 from experiments.baselines import EDGELESS, GLOBAL, LOCAL, LocalGNN, LocalLayer
 from experiments.models import ModelConfig, closest_width, count_parameters
-from experiments.readout import SumMean
 from plstm_graph import LineGraph
+from plstm_graph.molecules.model import SumMean
 from plstm_graph.nn import PLSTM
 from plstm_graph.nn.cells import NONLINEAR
 

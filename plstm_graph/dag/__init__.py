@@ -2,7 +2,6 @@ from plstm_graph.dag.canonical import canonical_rank
 from plstm_graph.dag.convert import from_networkx, to_networkx
 from plstm_graph.dag.grid import grid_line_graph
 from plstm_graph.dag.line_graph import LineGraph
-from plstm_graph.dag.molecule import from_mol, from_smiles
 from plstm_graph.dag.multitree import multitree_mask
 from plstm_graph.dag.orient import ORIENTATIONS
 
@@ -10,9 +9,7 @@ __all__ = [
     "ORIENTATIONS",
     "LineGraph",
     "canonical_rank",
-    "from_mol",
     "from_networkx",
-    "from_smiles",
     "grid_line_graph",
     "multitree_mask",
     "to_networkx",

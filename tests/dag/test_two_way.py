@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rdkit import Chem, RDConfig
 
 from plstm_graph import LineGraph, gating_matrix, plstm
-from plstm_graph.dag.molecule import from_mol
+from plstm_graph.molecules.graphs import from_mol
 from plstm_graph.transforms import LineGraphCollater
 from tests.dag.dag_helpers import dags, max_paths, symmetric
 from tests.zoo import ZOO, from_edges, inputs, random_dag

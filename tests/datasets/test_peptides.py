@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datasets import InputError, peptides
-from plstm_graph.dag.molecule import from_smiles
+from plstm_graph.molecules.graphs import from_smiles
 
 SMILES = ["NCC(=O)NCC(=O)O", "CC(N)C(=O)O", "NC(CS)C(=O)O", "NCC(=O)O", "NC(CO)C(=O)O"]
 SPLIT = {"train": [4, 0, 2], "val": [1], "test": [3]}

@@ -14,7 +14,7 @@ from experiments.fitting import Protocol, make_trainer, quiet
 from experiments.loading import Views
 from experiments.models import Inputs, ModelConfig, to_dict
 from experiments.training import GraphModule, History
-from plstm_graph.dag.molecule import from_smiles
+from plstm_graph.molecules.graphs import from_smiles
 
 STEPS, EPOCHS, BATCH = 20, 5, 64
 

@@ -13,7 +13,7 @@ from experiments.fitting import predict
 from experiments.loading import Views, collate_of, eval_batches
 from experiments.models import ModelConfig
 from experiments.training import GraphModule
-from plstm_graph.dag.molecule import from_smiles
+from plstm_graph.molecules.graphs import from_smiles
 
 CONFIGS = Path(__file__).resolve().parents[2] / "experiments" / "configs"
 RESIDUES = ("NCC(=O)", "NC(C)C(=O)", "NC(CO)C(=O)", "NC(CS)C(=O)")

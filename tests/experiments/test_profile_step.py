@@ -10,7 +10,7 @@ from experiments import profile_step
 from experiments.fitting import Protocol, make_module
 from experiments.models import ModelConfig
 from experiments.profile_stages import GRADIENTS, REST, Stages, backward_shares
-from plstm_graph.dag.molecule import from_smiles
+from plstm_graph.molecules.graphs import from_smiles
 
 
 @pytest.fixture(scope="module")

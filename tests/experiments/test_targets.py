@@ -12,7 +12,7 @@ from experiments.metrics import StandardisedRMSE, epoch_metrics, monitor_of
 from experiments.models import ModelConfig
 from experiments.reporting import final_metrics
 from experiments.training import GraphModule
-from plstm_graph.dag.molecule import from_smiles
+from plstm_graph.molecules.graphs import from_smiles
 
 CASES = [("regression", 1), ("regression", 3), ("binary", 1), ("multilabel", 3)]
 MODEL = ModelConfig("plstm", 8, 1)

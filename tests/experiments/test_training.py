@@ -28,8 +28,8 @@ from experiments.models import (
 from experiments.reporting import final_metrics
 from experiments.training import GraphModule, chosen_epoch
 from plstm_graph import LineGraph
-from plstm_graph.dag.molecule import from_smiles
 from plstm_graph.dag.orient import DRAWN
+from plstm_graph.molecules.graphs import from_smiles
 
 
 @pytest.fixture(scope="module")

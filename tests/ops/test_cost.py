@@ -7,7 +7,7 @@ import torch
 from torch_geometric.data import Batch
 
 from plstm_graph import LineGraph
-from plstm_graph.dag.molecule import from_smiles
+from plstm_graph.molecules.graphs import from_smiles
 from plstm_graph.ops.cost import cheapest, constants, cost
 from plstm_graph.ops.forms import FORMS, Problem
 from plstm_graph.transforms import ToLineGraph

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from plstm_graph import LineGraph
-from plstm_graph.dag import from_mol, from_smiles, multitree_mask
+from plstm_graph.dag import multitree_mask
+from plstm_graph.molecules import from_mol, from_smiles
 from plstm_graph.transforms import ToLineGraph
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
