@@ -286,6 +286,7 @@ def test_a_sequence_in_two_pieces(normalizer, stabilizer):
     ],
 )
 def test_prepared_recurrences_compile_as_one_graph(kind, updates):
+    torch._dynamo.reset()  # what other tests compiled counts as well
     line_graph = prepare(ZOO["molecules"](), 2, 3, 2)
     args = arguments(line_graph, kind)
     update = reflections(line_graph) if updates else None
@@ -295,6 +296,7 @@ def test_prepared_recurrences_compile_as_one_graph(kind, updates):
 
 
 def test_a_stabilized_recurrence_compiles_as_one_graph():
+    torch._dynamo.reset()
     line_graph = prepare(ZOO["molecules"](), 2, 3, 3)
     args = arguments(line_graph, "line")
     gates = [*args[:3], *map(logs, args[3:])]
